@@ -1,0 +1,236 @@
+package locker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// wire is the way to the cluster: it knows how long an answer usually takes, and sends a request again when one
+// is late.
+type wire struct {
+	cli   *clientv3.Client
+	usual atomic.Int64  // smoothed time of an answer, in nanoseconds
+	term  atomic.Uint64 // highest Raft term seen in an answer
+	dial  atomic.Int64  // when connections were last told to dial at once, in Unix nanoseconds
+}
+
+const (
+	minPatience = 25 * time.Millisecond
+	firstPause  = 10 * time.Millisecond
+	maxPause    = 250 * time.Millisecond
+	maxWait     = time.Second
+)
+
+// patience is how long an answer may take before the request is sent again.
+func (w *wire) patience() time.Duration {
+	return max(minPatience, 4*time.Duration(w.usual.Load()))
+}
+
+// seen notes the term of an answer and reports whether it is up to date: a leader that was stopped and resumed
+// answers with an older term than its successor's (see Limits in the package documentation).
+func (w *wire) seen(h *pb.ResponseHeader) bool {
+	for {
+		known := w.term.Load()
+		switch {
+		case h.GetRaftTerm() < known:
+			return false
+		case h.GetRaftTerm() == known || w.term.CompareAndSwap(known, h.GetRaftTerm()):
+			return true
+		}
+	}
+}
+
+// redial ends gRPC's back-off, which grows to two minutes, so that the client is back as soon as the cluster is.
+func (w *wire) redial() {
+	conn, last, now := w.cli.ActiveConnection(), w.dial.Load(), time.Now().UnixNano()
+	if conn != nil && now-last > int64(maxPause) && w.dial.CompareAndSwap(last, now) {
+		conn.ResetConnectBackoff()
+	}
+}
+
+// answer is what came of a request.
+type answer[T any] struct {
+	resp   T
+	err    error
+	resent bool // sent more than once: what it found may be its own earlier effect
+	loose  bool // an attempt without an answer is out: it may still be applied, even minutes later
+}
+
+// after is the answer to a request that had been sent before in another shape.
+func (a answer[T]) after(before answer[T]) answer[T] {
+	a.resent = a.resent || before.resent
+	a.loose = a.loose || before.loose
+	return a
+}
+
+// ask makes the call and makes it again, side by side with the first, when no answer comes; the first answer
+// counts. The call must recognise its own earlier effect. A passing fault is tried again after a pause. All ends
+// with ctx, whose error is then joined with the last fault.
+//
+// The first try runs in the caller's goroutine: a healthy cluster costs no goroutine and no hand-over.
+func ask[T any](ctx context.Context, w *wire, call func(context.Context) (T, error)) answer[T] {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &request[T]{w: w, ctx: ctx, cancel: cancel, call: call, wait: w.patience(), pause: firstPause}
+	r.mu.Lock()
+	r.timer = time.AfterFunc(r.wait, r.again)
+	r.tries, r.open = 1, 1
+	r.mu.Unlock()
+	r.try()
+
+	r.mu.Lock()
+	if !r.settled {
+		r.done = make(chan struct{})
+		r.mu.Unlock()
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+		}
+		r.mu.Lock()
+	}
+	if !r.settled { // ctx is at its end
+		r.settle(*new(T), ended(ctx, r.fault))
+	}
+	a := r.answer
+	r.mu.Unlock()
+	r.running.Wait()
+	return a
+}
+
+// ended is the error of a request whose ctx ended: the reason for that, and the last fault that was met.
+func ended(ctx context.Context, fault error) error {
+	err := context.Cause(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer from etcd in time: %w", err)
+	}
+	if fault != nil {
+		err = fmt.Errorf("%w (last attempt: %w)", err, fault)
+	}
+	return err
+}
+
+// request is one ask under way.
+type request[T any] struct {
+	w       *wire
+	ctx     context.Context
+	cancel  context.CancelFunc
+	call    func(context.Context) (T, error)
+	running sync.WaitGroup // the tries that run in goroutines of their own
+
+	mu      sync.Mutex    // guards all below
+	timer   *time.Timer   // the next try
+	wait    time.Duration // until a try counts as late
+	pause   time.Duration // after a passing fault
+	tries   int           // sent
+	open    int           // sent, outcome not known
+	fault   error         // the last passing one
+	settled bool
+	answer  answer[T]
+	done    chan struct{} // closed when settled, if somebody waits for it
+}
+
+// again is the timer's: one more try beside those that are out.
+func (r *request[T]) again() {
+	r.mu.Lock()
+	if r.settled || r.ctx.Err() != nil {
+		r.mu.Unlock()
+		return
+	}
+	r.wait = min(2*r.wait, maxWait)
+	r.timer.Reset(r.wait)
+	r.tries++
+	r.open++
+	r.running.Add(1)
+	r.mu.Unlock()
+	defer r.running.Done()
+	r.try()
+}
+
+func (r *request[T]) try() {
+	start := time.Now()
+	resp, err := r.call(r.ctx)
+	took := time.Since(start)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.settled:
+	case err == nil:
+		usual := r.w.usual.Load()
+		r.w.usual.Store(usual + (int64(took)-usual)/8)
+		r.open--
+		r.settle(resp, nil)
+	case r.ctx.Err() != nil:
+	default:
+		class := classify(err)
+		if class.applied == no {
+			r.open--
+		}
+		if !class.passing {
+			r.settle(resp, err)
+			return
+		}
+		r.fault = err
+		r.w.redial()
+		r.timer.Reset(r.pause)
+		r.pause = min(2*r.pause, maxPause)
+	}
+}
+
+// settle ends the request with this answer. mu is held.
+func (r *request[T]) settle(resp T, err error) {
+	r.answer = answer[T]{resp: resp, err: err, resent: r.tries > 1, loose: r.open > 0}
+	r.settled = true
+	r.timer.Stop()
+	r.cancel()
+	if r.done != nil {
+		close(r.done)
+	}
+}
+
+// class says what an error of etcd means for the request that got it.
+type class struct {
+	applied outcome
+	passing bool // worth another try
+}
+
+type outcome int
+
+const (
+	unknown outcome = iota
+	no
+)
+
+// classify goes by codes and by texts: some of etcd's errors arrive with code Unknown.
+func classify(err error) class {
+	text := err.Error()
+	for _, passing := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests} {
+		if errors.Is(err, passing) || strings.Contains(text, passing.Error()) {
+			return class{no, true}
+		}
+	}
+	if errors.Is(err, rpctypes.ErrNoSpace) {
+		return class{unknown, false} // most puts that got it were written
+	}
+	code := status.Code(err)
+	var known rpctypes.EtcdError
+	if errors.As(err, &known) {
+		code = known.Code()
+	}
+	switch code {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.FailedPrecondition,
+		codes.NotFound, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
+		return class{no, false}
+	}
+	return class{unknown, true}
+}

@@ -1,0 +1,163 @@
+package locker
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// maxWatched is how many held keys a session watches. The rest are told by the listing.
+const maxWatched = 1000
+
+// loose says that a request is out that got no answer, and so may still be applied.
+func (c *core) loose(s *session) {
+	l("a request is left without an answer", "lease", int64(s.id))
+	select {
+	case s.untidy <- struct{}{}:
+	default:
+	}
+}
+
+// janitor looks after what a session holds, until it is lost: once per renewal interval it sees that nobody has taken
+// away what is held, and, once requests have been left without an answer, at once and then once per TTL, that they
+// left nothing behind.
+func (c *core) janitor(s *session) {
+	tick := time.NewTicker(s.interval())
+	defer tick.Stop()
+	var tidied time.Time
+	untidy := false // since the first such request, for the rest of the session: one may lie in a frozen member
+	for {
+		due := false
+		select {
+		case <-s.untidy:
+			untidy, due = true, true
+		case <-tick.C:
+			c.closeQueues()
+			due = c.watchHeld(s) > maxWatched || untidy && time.Since(tidied) >= s.granted()-s.interval()/2
+		case <-s.lost:
+			return
+		}
+		for pause := firstPause; due; pause = min(2*pause, maxPause) {
+			ctx, cancel := context.WithTimeout(s.ctx, max(s.interval(), time.Second))
+			due = c.tidy(ctx, s) != nil && s.alive()
+			cancel()
+			if due {
+				select {
+				case <-time.After(pause):
+				case <-s.lost:
+				}
+			}
+		}
+		if untidy {
+			tidied = time.Now()
+		}
+	}
+}
+
+// watchHeld watches the keys that have been held for a renewal interval, and returns how many holds there are. Short
+// holds pay nothing.
+func (c *core) watchHeld(s *session) (held int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, seat := range c.seats {
+		h := seat.hold
+		if h == nil || h.s != s {
+			continue
+		}
+		held++
+		if h.unwatch == nil && s.watched < maxWatched {
+			s.watched++
+			var ctx context.Context
+			ctx, h.unwatch = context.WithCancel(s.ctx)
+			c.tasks.start(func() {
+				c.watchHold(ctx, h)
+				c.mu.Lock()
+				s.watched--
+				c.mu.Unlock()
+			})
+		}
+	}
+	return held
+}
+
+// watchHold waits for the key of a hold to change, which only others can do while it is held.
+func (c *core) watchHold(ctx context.Context, h *hold) {
+	for ctx.Err() == nil {
+		for resp := range c.cli.Watch(ctx, h.name, clientv3.WithRev(h.token+1)) {
+			if len(resp.Events) > 0 {
+				h.s.hurry() // the lease may be gone, and other locks with it
+				c.lose(h)
+				return
+			}
+		}
+		// The watch has ended: compacted, without a leader, or not allowed.
+		c.confirm(ctx, h)
+		select {
+		case <-time.After(maxPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// confirm asks etcd whether a key is as its holder put it, and ends the hold if it is not.
+func (c *core) confirm(ctx context.Context, h *hold) {
+	if kv, _, err := c.read(ctx, h.name); err == nil && (kv == nil || kv.ModRevision != h.token) {
+		c.lose(h)
+	}
+}
+
+// tidy lists what is attached to the lease, one request however many locks are held, and compares: what is held
+// here but not listed was taken away; what is listed but has no seat here is left of a request without an answer.
+func (c *core) tidy(ctx context.Context, s *session) error {
+	var before []*hold
+	c.mu.Lock()
+	for _, seat := range c.seats {
+		if seat.hold != nil && seat.hold.s == s {
+			before = append(before, seat.hold)
+		}
+	}
+	c.mu.Unlock()
+
+	a := ask(ctx, c.wire, func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
+		resp, err := c.cli.TimeToLive(ctx, s.id, clientv3.WithAttachedKeys())
+		if err == nil && !c.seen((*pb.ResponseHeader)(resp.ResponseHeader)) {
+			err = errFormer
+		}
+		return resp, err
+	})
+	if a.err != nil {
+		return a.err
+	}
+	listed := make(map[string]bool, len(a.resp.Keys))
+	for _, key := range a.resp.Keys {
+		listed[string(key)] = true
+	}
+	each(before, func(h *hold) {
+		if !listed[h.name] && !h.over.Load() {
+			c.confirm(ctx, h)
+		}
+	})
+	var remains []string
+	c.mu.Lock()
+	for key := range listed {
+		name, _, _ := strings.Cut(key, waiting)
+		if ok, _ := c.seats.take(name); ok {
+			c.seats.settle(name)
+			remains = append(remains, key)
+		}
+	}
+	c.mu.Unlock()
+	each(remains, func(key string) {
+		f := c.batch.do(ctx, txn{
+			cmps: []clientv3.Cmp{clientv3.Compare(clientv3.LeaseValue(key), "=", s.id)},
+			then: []clientv3.Op{clientv3.OpDelete(key)},
+		})
+		l("removed what a lost request had left", "key", key, "err", f.err)
+		name, _, _ := strings.Cut(key, waiting)
+		c.pass(name, nil)
+	})
+	return nil
+}

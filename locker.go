@@ -1,0 +1,280 @@
+// Package locker
+package locker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+// defaultSeconds stand for a timeout or a TTL that is not given.
+const defaultSeconds = 5
+
+// Client takes locks, and watches those of others. It is a small value: its copies share one state. All its methods
+// may be called by many goroutines at once. The zero Client answers ErrClosed.
+type Client struct{ *core }
+
+// core is the state that the copies of a Client share.
+type core struct {
+	*wire
+	batch   *batch
+	leases  pb.LeaseClient
+	dialled bool // cli was made by New, and is closed here
+	timeout time.Duration
+	ttl     time.Duration
+
+	ctx      context.Context // ends when the client is closed: what takes, waits or reads ends with it
+	cancel   context.CancelCauseFunc
+	wireCtx  context.Context // ends after it: what gives back goes on under it
+	hangUp   context.CancelFunc
+	sessions sync.WaitGroup // the goroutines of sessions
+	tasks    tasks          // all others, but for those of batch
+	unbind   func() bool    // ends the wait for the end of the caller's ctx
+	closing  sync.Once
+	closeErr error // guarded by closing
+
+	mu        sync.Mutex // guards all below, and what is said elsewhere to be guarded by it
+	current   *session
+	seats     seats
+	listeners map[<-chan bool]*listener
+	queues    map[string]*queue
+}
+
+// New returns a Client for the etcd cluster with these members ("http://127.0.0.1:2379" or "127.0.0.1:2379"). It
+// asks the cluster for a lease, and so proves that a member answers: a cluster out of reach is an error within
+// timeout.
+//
+// timeout bounds every request, ttl is how long a lock outlives a holder that has crashed or is cut off; both are
+// seconds, and 0 or less means 5. etcd may grant a longer TTL than asked: not less than 1.5 times its election
+// timeout, 2 s by default. A TTL of 15 s and more makes rare what "Limits" in the package documentation says of
+// leaders that are paused.
+//
+// ctx bounds the client's life: its end is a Close.
+func New(machines []string, timeout int64, ttl int64, ctx context.Context) (Client, error) {
+	bound := seconds(timeout)
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints:            machines,
+		DialTimeout:          bound,
+		DialKeepAliveTime:    10 * time.Second, // gRPC allows no less
+		DialKeepAliveTimeout: 3 * time.Second,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			// gRPC's own would let an outage outlive its end by up to two minutes.
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+			MinConnectTimeout: 2 * time.Second,
+		})},
+		// A logger that says nothing: what the caller has to know is in the errors.
+		Logger: clientv3.NewCtxClient(context.Background()).GetLogger(),
+	})
+	if err != nil {
+		return Client{}, fmt.Errorf("locker: connect to etcd: %w", err)
+	}
+	return start(ctx, cli, true, bound, seconds(ttl))
+}
+
+// NewFromClient returns a Client that uses cli, for clusters that want more than addresses: TLS, users, or the
+// interceptors and namespaces of the caller. The timeout is 5 s; ttl and ctx are as for New. Close leaves cli open, and
+// cli must stay open until then.
+func NewFromClient(ctx context.Context, cli *clientv3.Client, ttl int64) (Client, error) {
+	if cli == nil {
+		return Client{}, errors.New("locker: no etcd client given")
+	}
+	return start(ctx, cli, false, seconds(0), seconds(ttl))
+}
+
+func seconds(n int64) time.Duration {
+	if n <= 0 {
+		n = defaultSeconds
+	}
+	return time.Duration(n) * time.Second
+}
+
+func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl time.Duration) (Client, error) {
+	c := &core{
+		wire: &wire{cli: cli}, leases: pb.NewLeaseClient(cli.ActiveConnection()), dialled: dialled,
+		timeout: timeout, ttl: ttl,
+		seats: seats{}, listeners: map[<-chan bool]*listener{}, queues: map[string]*queue{},
+	}
+	// Not the caller's ctx: giving back goes on after its end. Without a leader a request is to fail, not to hang.
+	c.wireCtx, c.hangUp = context.WithCancel(clientv3.WithRequireLeader(context.WithoutCancel(ctx)))
+	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
+	c.batch = &batch{wire: c.wire, ctx: c.wireCtx, limit: maxOps}
+	client := Client{c}
+	c.unbind = context.AfterFunc(ctx, func() { client.Close() })
+
+	first, cancel := c.bounded(c.ctx)
+	defer cancel()
+	if _, err := c.session(first); err != nil {
+		err = fmt.Errorf("locker: no session with etcd at %v: %w", cli.Endpoints(), err)
+		if ctx.Err() != nil {
+			err = errors.Join(err, ctx.Err())
+		}
+		c.hangUp() // nothing is to be given back
+		return Client{}, errors.Join(err, client.Close())
+	}
+	return client, nil
+}
+
+// bounded is a ctx for one request.
+func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, c.timeout)
+}
+
+// session is the session of new locks: the current one, or a new one if that was lost.
+func (c *core) session(ctx context.Context) (*session, error) {
+	c.mu.Lock()
+	s := c.current
+	if s == nil {
+		if c.ctx.Err() != nil {
+			c.mu.Unlock()
+			return nil, ErrClosed
+		}
+		s = newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)
+		c.current = s
+		c.sessions.Go(func() { c.keep(s) })
+	}
+	c.mu.Unlock()
+	select {
+	case <-s.ready:
+		return s, nil
+	case <-s.lost:
+		return nil, s.why()
+	case <-ctx.Done():
+		return nil, ended(ctx, nil)
+	}
+}
+
+// keep runs a session and its janitor, and gives the lease back at the end.
+func (c *core) keep(s *session) {
+	var janitor sync.WaitGroup
+	janitor.Go(func() {
+		select {
+		case <-s.ready:
+			c.janitor(s)
+		case <-s.lost:
+		}
+	})
+	s.run(c.timeout)
+	janitor.Wait()
+	if errors.Is(s.why(), rpctypes.ErrLeaseNotFound) {
+		return
+	}
+	// Also of a session that was lost: its locks are told to be lost, and need not stay locked until etcd finds out.
+	ctx, cancel := c.bounded(c.wireCtx)
+	defer cancel()
+	if err := s.revoke(ctx); err != nil {
+		l("lease not given back", "lease", int64(s.id), "err", err)
+		c.mu.Lock()
+		s.unrevoked = err
+		c.mu.Unlock()
+	}
+}
+
+// sessionOver ends all that was held in a session.
+func (c *core) sessionOver(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == s {
+		c.current = nil
+	}
+	for _, seat := range c.seats {
+		if seat.hold != nil && seat.hold.s == s {
+			c.loseLocked(seat.hold)
+		}
+	}
+}
+
+// Get returns the value of a lock, as of now: LockNotFound if nobody holds it.
+func (c Client) Get(name string) (string, error) {
+	err := c.checkName(name)
+	var kv *mvccpb.KeyValue
+	if err == nil {
+		kv, _, err = c.read(c.ctx, name)
+	}
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("locker: get lock %q: %w", name, err)
+	case kv == nil:
+		return "", LockNotFound{name}
+	}
+	return string(kv.Value), nil
+}
+
+// read is the key of a lock, nil if there is none, and the revision at which that is so.
+func (c *core) read(ctx context.Context, name string) (*mvccpb.KeyValue, int64, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	f := c.batch.send(ctx, txn{then: []clientv3.Op{clientv3.OpGet(name)}})
+	if f.err != nil {
+		return nil, 0, f.err
+	}
+	return kvOf(f.resp, 0), f.resp.Header.Revision, nil
+}
+
+// Inspect reports whether a lock could be taken: Msg is Fail when it is locked and Success when it is free. When
+// etcd cannot say, Msg is Fail and Err says why. Nothing is taken: by the time the answer is read, it may have changed.
+func (c Client) Inspect(name string) Report {
+	_, err := c.Get(name)
+	if errors.As(err, new(LockNotFound)) {
+		return Report{Msg: Success, Done: over}
+	}
+	return report(nil, err)
+}
+
+// Close ends the client: calls under way end, every lock is given back, to those who wait for it if there are any,
+// and the lease is revoked. It returns within the client's timeout, with an error if etcd did not confirm that: what
+// was held is then free when the lease expires. Further calls answer ErrClosed, and another Close what the first did.
+func (c Client) Close() error {
+	if c.core == nil {
+		return fmt.Errorf("locker: close: %w", ErrClosed)
+	}
+	c.closing.Do(func() { c.closeErr = c.close() })
+	return c.closeErr
+}
+
+func (c *core) close() error {
+	c.unbind()
+	last := time.AfterFunc(c.timeout, c.hangUp) // from here on everything is under wireCtx
+	defer last.Stop()
+	c.cancel(ErrClosed)
+
+	c.mu.Lock()
+	s := c.current
+	var held []*hold
+	for _, seat := range c.seats {
+		if h := seat.hold; h != nil && c.retire(h) == nil {
+			held = append(held, h)
+		}
+	}
+	for _, n := range c.listeners {
+		for h := range n.holds { // lost ones, all others are retired
+			c.unlisten(h)
+		}
+	}
+	c.mu.Unlock()
+	each(held, func(h *hold) { c.giveBack(h) })
+	c.tasks.wait()
+
+	if s != nil {
+		s.end()
+	}
+	c.sessions.Wait()
+	c.batch.running.Wait()
+	var err error
+	if s != nil && s.unrevoked != nil {
+		err = fmt.Errorf("locker: close: %w", s.unrevoked)
+	}
+	c.hangUp()
+	if c.dialled {
+		err = errors.Join(err, c.cli.Close())
+	}
+	return err
+}

@@ -1,0 +1,435 @@
+package locker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// waiting follows the lock's name in the keys of those who wait for it.
+const waiting = "/.waiting/"
+
+// place is a place in the line for a lock, across processes. The oldest create revision is the first.
+type place struct {
+	key, value  string
+	lease       clientv3.LeaseID
+	create, mod int64
+}
+
+func placeOf(kv *mvccpb.KeyValue) *place {
+	if kv == nil {
+		return nil
+	}
+	return &place{string(kv.Key), string(kv.Value), clientv3.LeaseID(kv.Lease), kv.CreateRevision, kv.ModRevision}
+}
+
+// placeKey is where a session stands in the line.
+func placeKey(s *session, name string) string {
+	return name + waiting + strconv.FormatInt(int64(s.id), 16)
+}
+
+// first reads who is first in the line.
+func first(name string) clientv3.Op {
+	return clientv3.OpGet(name+waiting, clientv3.WithFirstCreate()...)
+}
+
+// nobody holds when nobody stands in the line.
+func nobody(name string) clientv3.Cmp {
+	return clientv3.Compare(clientv3.CreateRevision(name+waiting), "=", 0).WithPrefix()
+}
+
+// queue is what a session keeps open to wait for a name: a watch for the deletion of its place, which is how the
+// lock is handed over, and one for the deletion of the lock's key, which is how it comes free when the holder crashed
+// or knows no line. It stays open while the name is contended, for a watch takes a while to open: its next user needs
+// one transaction to stand in the line.
+type queue struct {
+	s         *session
+	name, key string
+	cancel    context.CancelFunc
+	ready     chan struct{} // closed when both watches are open
+	broken    chan struct{} // closed when a watch has ended
+	err       error         // why; set before broken is closed
+
+	event   chan struct{} // something was deleted; of capacity 1
+	place   atomic.Int64  // revision of the last deletion of the place
+	lock    atomic.Int64  // revision of the last deletion of the lock's key
+	inUse   bool          // guarded by core.mu
+	restful bool          // not used since the janitor came by; guarded by core.mu
+}
+
+// queueOf is the open queue of that name, or a new one if open says so. It is in use until rest.
+func (c *core) queueOf(s *session, name string, open bool) *queue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.queues[name]
+	if q != nil && (q.s != s || isClosed(q.broken)) {
+		q.cancel()
+		delete(c.queues, name)
+		q = nil
+	}
+	if q == nil && open {
+		ctx, cancel := context.WithCancel(s.ctx)
+		q = &queue{s: s, name: name, key: placeKey(s, name), cancel: cancel,
+			ready: make(chan struct{}), broken: make(chan struct{}), event: make(chan struct{}, 1)}
+		c.queues[name] = q
+		c.tasks.start(func() { c.follow(ctx, q) })
+	}
+	if q != nil {
+		q.inUse, q.restful = true, false
+	}
+	return q
+}
+
+// rest ends the use of a queue; the janitor closes it when nobody comes for it.
+func (c *core) rest(q *queue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q.inUse = false
+}
+
+// closeQueues closes the queues that nobody has used since the last time.
+func (c *core) closeQueues() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, q := range c.queues {
+		switch {
+		case q.inUse:
+		case q.restful:
+			q.cancel()
+			delete(c.queues, name)
+		default:
+			q.restful = true
+		}
+	}
+}
+
+// follow reads the watches of a queue until its ctx or one of them ends.
+func (c *core) follow(ctx context.Context, q *queue) {
+	defer close(q.broken)
+	defer q.cancel()
+	// No start revision: a watch that starts in the past is served only every 100 ms.
+	opts := []clientv3.OpOption{clientv3.WithFilterPut(), clientv3.WithCreatedNotify()}
+	places := c.cli.Watch(ctx, q.key, opts...)
+	locks := c.cli.Watch(ctx, q.name, opts...)
+	created := 0
+	for {
+		var resp clientv3.WatchResponse
+		var ok bool
+		seen := &q.place
+		select {
+		case resp, ok = <-places:
+		case resp, ok = <-locks:
+			seen = &q.lock
+		}
+		if !ok || resp.Err() != nil {
+			q.err = resp.Err()
+			return
+		}
+		if resp.Created {
+			if created++; created == 2 {
+				close(q.ready)
+			}
+		}
+		for _, e := range resp.Events {
+			seen.Store(e.Kv.ModRevision)
+		}
+		if len(resp.Events) > 0 {
+			select {
+			case q.event <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// lockWait is LockWait: the line of this process, then that of the cluster.
+func (c *core) lockWait(outer context.Context, name, value string, quit <-chan bool) (*hold, error) {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	defer cancel(nil)
+	if outer.Done() != nil {
+		defer context.AfterFunc(outer, func() { cancel(context.Cause(outer)) })()
+	}
+	h, err := c.seated(ctx, name, value, quit)
+	if err != nil {
+		return nil, err
+	}
+	if h != nil {
+		return c.checked(h)
+	}
+	s, token, next, err := c.stand(ctx, name, value)
+	if err != nil {
+		c.tasks.start(func() { c.leave(s, name) })
+		return nil, err
+	}
+	h = c.begin(s, name, token, quit)
+	h.next.Store(next)
+	return c.checked(h)
+}
+
+// seated waits for the seat. The lock may come with it.
+func (c *core) seated(ctx context.Context, name, value string, quit <-chan bool) (*hold, error) {
+	c.mu.Lock()
+	if ok, _ := c.seats.take(name); ok {
+		c.mu.Unlock()
+		return nil, nil
+	}
+	w := &waiter{value: value, quit: quit, turn: make(chan *hold, 1)}
+	seat := c.seats[name]
+	seat.line = append(seat.line, w)
+	c.mu.Unlock()
+	select {
+	case h := <-w.turn:
+		return h, nil
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	w.gone = true
+	seat.line = slices.DeleteFunc(seat.line, func(o *waiter) bool { return o == w })
+	c.mu.Unlock()
+	select {
+	case h := <-w.turn: // it came all the same
+		if h == nil {
+			c.pass(name, nil)
+		} else {
+			c.tasks.start(func() { c.finish(h) })
+		}
+	default:
+	}
+	return nil, fmt.Errorf("%w: %w", LockDenied{name}, ended(ctx, nil))
+}
+
+// stand takes the lock, with the seat, and stands in the line for it if it must. It returns the session, the token
+// and who is next, as far as known. After an error leave must be called: the line, or even the lock, may have been
+// reached.
+func (c *core) stand(ctx context.Context, name, value string) (*session, int64, *place, error) {
+	for {
+		s, q, token, err := c.approach(ctx, name, value)
+		if err != nil || token > 0 {
+			return s, token, nil, err
+		}
+		token, next, err := c.wait(ctx, s, q, value)
+		c.rest(q)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) { // before we stood in the line: with a new session then
+			s.lose(err)
+			continue
+		}
+		return s, token, next, err
+	}
+}
+
+// approach tries to take the lock at once, where nothing says that it is contended, and else opens the queue.
+func (c *core) approach(ctx context.Context, name, value string) (*session, *queue, int64, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	q := c.queueOf(s, name, false)
+	if q == nil {
+		var token int64
+		if s, token, err = c.try(ctx, name, value); err != nil || token > 0 {
+			return s, nil, token, err
+		}
+		q = c.queueOf(s, name, true)
+	}
+	select {
+	case <-q.ready:
+		return s, q, 0, nil
+	case <-q.broken:
+		err = fmt.Errorf("watching the line: %w", q.err)
+	case <-ctx.Done():
+		err = ended(ctx, nil)
+	}
+	c.rest(q)
+	return s, nil, 0, err
+}
+
+// view is what a waiter sees of its name: the lock's key, its own place and the first place, nil where there is none.
+type view struct{ lock, own, first *mvccpb.KeyValue }
+
+// errPlaceGone is ErrLost's reason for a waiter whose place was deleted, though not to hand over the lock.
+var errPlaceGone = fmt.Errorf("the place in the line was deleted: %w", ErrLost)
+
+// wait enters the line and waits for its turn. It returns the token, and who is next.
+func (c *core) wait(ctx context.Context, s *session, q *queue, value string) (int64, *place, error) {
+	token, v, err := c.enter(ctx, s, q, value)
+	if err != nil || token > 0 {
+		return token, nil, err
+	}
+	entered := v.own.ModRevision // what was deleted before is not about this place
+	claimed := entered
+	broken, ready := q.broken, (chan struct{})(nil)
+	timer := time.NewTimer(s.interval())
+	defer timer.Stop()
+	for {
+		ours := v.lock != nil && v.lock.Lease == int64(s.id)
+		switch {
+		case v.own == nil && ours:
+			return v.lock.ModRevision, placeOf(v.first), nil
+		case v.own == nil:
+			return 0, nil, errPlaceGone
+		case v.lock == nil || ours: // free, or put by an attempt of ours that got no answer
+			claimed = q.lock.Load()
+			token, v, err = c.claim(ctx, s, q, value, v)
+			if err != nil || token > 0 {
+				return token, nil, err
+			}
+			if v.own == nil {
+				continue
+			}
+		}
+		if v.lock == nil { // the first in the line is about to claim it, or is dead
+			timer.Reset(maxPause)
+		} else {
+			timer.Reset(s.interval())
+		}
+	sleep:
+		for {
+			select {
+			case <-q.event:
+				switch place, lock := q.place.Load(), q.lock.Load(); {
+				case place > entered:
+					v, err = c.look(ctx, q, place)
+				case lock > claimed:
+					v.lock = nil
+				default:
+					continue // of an earlier place
+				}
+				break sleep
+			case <-ready:
+				ready = nil
+			case <-broken:
+				if broken = nil; q.err != nil && !classify(q.err).passing {
+					return 0, nil, fmt.Errorf("watching the line: %w", q.err)
+				}
+				timer.Reset(maxPause)
+				continue
+			case <-timer.C:
+				if isClosed(q.broken) {
+					c.rest(q)
+					q = c.queueOf(s, q.name, true)
+					broken, ready = q.broken, q.ready
+				}
+			case <-s.lost:
+				return 0, nil, fmt.Errorf("%w: %w", ErrLost, s.why())
+			case <-ctx.Done():
+				return 0, nil, fmt.Errorf("%w: %w", LockDenied{q.name}, ended(ctx, nil))
+			}
+			v, err = c.look(ctx, q, 0)
+			break
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+	}
+}
+
+// enter takes the lock if it is free and nobody waits for it, and a place in the line else.
+func (c *core) enter(ctx context.Context, s *session, q *queue, value string) (int64, view, error) {
+	return c.change(ctx, s, txn{
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0), nobody(q.name)},
+		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(s.id))},
+		els: []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpPut(q.key, value, clientv3.WithLease(s.id)),
+			clientv3.OpGet(q.key)},
+	})
+}
+
+// claim takes a free lock for the first in the line, if that is us, or the lock that an earlier attempt of ours put.
+func (c *core) claim(ctx context.Context, s *session, q *queue, value string, v view) (int64, view, error) {
+	cmps := []clientv3.Cmp{
+		clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0),
+		clientv3.Compare(clientv3.ModRevision(q.key), "=", v.own.ModRevision),
+		clientv3.Compare(clientv3.CreateRevision(q.name+waiting), ">", v.own.CreateRevision-1).WithPrefix(),
+	}
+	if v.lock != nil {
+		cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(q.name), "=", v.lock.ModRevision)}
+	}
+	return c.change(ctx, s, txn{
+		cmps: cmps,
+		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(s.id)), clientv3.OpDelete(q.key)},
+		els:  []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpGet(q.key)},
+	})
+}
+
+// change sends a transaction that takes the lock, or says what is there instead: the lock first, the own place last.
+func (c *core) change(ctx context.Context, s *session, t txn) (int64, view, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	f := c.batch.do(ctx, t)
+	if f.loose {
+		c.loose(s)
+	}
+	if f.err != nil {
+		return 0, view{}, f.err
+	}
+	if f.resp.Succeeded {
+		return f.resp.Header.Revision, view{}, nil
+	}
+	return 0, view{lock: kvOf(f.resp, 0), own: kvOf(f.resp, len(t.els)-1)}, nil
+}
+
+// look reads the lock, the own place and the first place. Since a revision that an event has told of, any member
+// that has come so far will do, and no quorum is asked; the reading tells a lock that was handed over from a place
+// that an outsider deleted.
+func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	ops := []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpGet(q.key), first(q.name)}
+	if since > 0 {
+		for i, key := range []string{q.name, q.key} {
+			ops[i] = clientv3.OpGet(key, clientv3.WithSerializable())
+		}
+		ops[2] = clientv3.OpGet(q.name+waiting, append(clientv3.WithFirstCreate(), clientv3.WithSerializable())...)
+	}
+	f := c.batch.send(ctx, txn{then: ops})
+	switch {
+	case f.err != nil:
+		return view{}, f.err
+	case f.resp.Header.Revision < since:
+		return c.look(ctx, q, 0)
+	}
+	return view{kvOf(f.resp, 0), kvOf(f.resp, 1), kvOf(f.resp, 2)}, nil
+}
+
+// leave cleans up behind a LockWait that ended early, with the seat: it removes the place, and where that was handed
+// the lock meanwhile, passes it on. If etcd does not answer, the janitor goes on with it.
+func (c *core) leave(s *session, name string) {
+	c.mu.Lock()
+	c.seats.settle(name)
+	c.mu.Unlock()
+	if s == nil || !s.alive() {
+		c.pass(name, nil) // there was nothing, or it goes with the lease
+		return
+	}
+	ctx, cancel := c.bounded(c.wireCtx)
+	defer cancel()
+	f := c.batch.do(ctx, txn{then: []clientv3.Op{clientv3.OpDelete(placeKey(s, name)), clientv3.OpGet(name)}})
+	if f.err != nil {
+		c.loose(s)
+		c.pass(name, nil)
+		return
+	}
+	if kv := kvOf(f.resp, 1); kv != nil && kv.Lease == int64(s.id) {
+		c.finish(c.begin(s, name, kv.ModRevision, nil))
+		return
+	}
+	c.pass(name, nil)
+}

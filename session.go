@@ -1,0 +1,340 @@
+package locker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// moment is a point in time on two clocks: Go's monotonic one, and one that also runs while the machine is
+// suspended.
+type moment struct{ mono, boot time.Duration }
+
+var epoch = time.Now()
+
+func now() moment { return moment{time.Since(epoch), sinceBoot()} }
+
+// session is one lease, shared by all locks of a client that were taken while it lives.
+//
+// A lease is trusted until its deadline: the moment before the Grant or renewal was SENT, plus the TTL that etcd
+// granted, less a margin. etcd counts from a later moment, so it cannot give the key to anybody before that.
+type session struct {
+	id     clientv3.LeaseID
+	w      *wire
+	leases pb.LeaseClient
+	ctx    context.Context // ends with the client, or when the session is told to end
+	end    context.CancelFunc
+	gone   func(*session) // called once, when the session is lost or ended
+
+	ready chan struct{} // closed when the lease is granted
+	lost  chan struct{} // closed when the lease must be taken for lost, or was given back
+	kick  chan struct{} // asks for a renewal at once; of capacity 1
+
+	untidy    chan struct{} // tells the janitor of a request without an answer; of capacity 1
+	watched   int           // held keys that are watched; guarded by core.mu
+	unrevoked error         // why the lease could not be given back; guarded by core.mu, until keep has ended
+
+	mono, boot atomic.Int64 // the deadline
+	ttl        atomic.Int64 // granted, in nanoseconds
+
+	mu       sync.Mutex // guards all below
+	over     bool
+	cause    error // why it is lost
+	trouble  error // what renewals met since the last success
+	watchdog *time.Timer
+}
+
+// newSession starts a session; its ready or lost channel tells how that went. run must be called.
+func newSession(ctx context.Context, w *wire, leases pb.LeaseClient, ttl time.Duration, gone func(*session)) *session {
+	var id [8]byte
+	rand.Read(id[:])
+	s := &session{
+		// An ID of our own makes a repeated Grant harmless: etcd answers that the lease exists.
+		id: clientv3.LeaseID(binary.BigEndian.Uint64(id[:])&(1<<63-1) | 1),
+		w:  w, leases: leases, gone: gone,
+		ready: make(chan struct{}), lost: make(chan struct{}), kick: make(chan struct{}, 1),
+		untidy: make(chan struct{}, 1),
+	}
+	s.ctx, s.end = context.WithCancel(ctx)
+	s.ttl.Store(int64(ttl))
+	return s
+}
+
+func (s *session) granted() time.Duration  { return time.Duration(s.ttl.Load()) }
+func (s *session) interval() time.Duration { return s.granted() / 3 }
+
+// extend moves the deadline: the lease was granted or renewed by a request sent at that moment. It says no when the
+// session is lost already.
+func (s *session) extend(sent moment, ttl time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.watchdog != nil && s.passed() {
+		return false
+	}
+	margin := max(ttl/10, 200*time.Millisecond)
+	s.ttl.Store(int64(ttl))
+	s.mono.Store(int64(sent.mono + ttl - margin))
+	s.boot.Store(int64(sent.boot + ttl - margin))
+	s.trouble = nil
+	if s.watchdog == nil {
+		s.watchdog = time.AfterFunc(s.left(), s.watch)
+	}
+	return true
+}
+
+// left is the time to the deadline, by whichever clock is ahead.
+func (s *session) left() time.Duration {
+	n := now()
+	return min(time.Duration(s.mono.Load())-n.mono, time.Duration(s.boot.Load())-n.boot)
+}
+
+func (s *session) passed() bool { return s.left() <= 0 }
+
+// watch is the watchdog's: it tells the loss at the deadline, whatever the other goroutines are stuck in. It looks
+// once a second at least: its timer sleeps while the machine does.
+func (s *session) watch() {
+	s.mu.Lock()
+	left := s.left()
+	if left > 0 && !s.over {
+		s.watchdog.Reset(min(left, time.Second))
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.alive()
+}
+
+// alive reports whether the lease can be trusted now. It waits for no goroutine and no network.
+func (s *session) alive() bool {
+	select {
+	case <-s.lost:
+		return false
+	default:
+	}
+	if !s.passed() {
+		return true
+	}
+	s.mu.Lock()
+	if !s.over && !s.passed() { // renewed meanwhile
+		s.mu.Unlock()
+		return true
+	}
+	cause := s.trouble
+	s.mu.Unlock()
+	s.lose(errors.Join(errors.New("the lease could not be renewed in time"), cause))
+	return false
+}
+
+// lose marks the session as lost, once.
+func (s *session) lose(cause error) {
+	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.over, s.cause = true, cause
+	if s.watchdog != nil {
+		s.watchdog.Stop()
+	}
+	close(s.lost)
+	s.mu.Unlock()
+	l("session over", "lease", int64(s.id), "cause", cause)
+	s.gone(s)
+	s.end()
+}
+
+// why is the error of those who lost something with the session.
+func (s *session) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
+}
+
+// run grants the lease and renews it until the session is lost or told to end. Then it gives the lease back.
+func (s *session) run(timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	err := s.grant(ctx)
+	cancel()
+	if err != nil {
+		s.lose(fmt.Errorf("granting a lease: %w", err))
+	} else {
+		l("session", "lease", int64(s.id), "ttl", s.granted())
+		close(s.ready)
+		s.renew()
+		s.lose(ErrClosed)
+	}
+}
+
+func (s *session) grant(ctx context.Context) error {
+	first := now()
+	a := ask(ctx, s.w, func(ctx context.Context) (int64, error) {
+		sent := now()
+		resp, err := s.leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{
+			ID: int64(s.id), TTL: int64(s.granted().Seconds())})
+		if err = rpctypes.Error(err); errors.Is(err, rpctypes.ErrLeaseExist) {
+			// An earlier try was granted, at the first sending or after it.
+			return s.ttl.Load(), s.unlessLate(first, s.granted())
+		}
+		if err != nil {
+			return 0, err
+		}
+		s.w.seen(resp.Header)
+		return resp.TTL, s.unlessLate(sent, time.Duration(resp.TTL)*time.Second)
+	})
+	return a.err
+}
+
+// errFormer is of a leader that was stopped, replaced and resumed: it does not know yet.
+var errFormer = errors.New("a former leader answered")
+
+var errLate = errors.New("the answer came too late to be of use")
+
+func (s *session) unlessLate(sent moment, ttl time.Duration) error {
+	if !s.extend(sent, ttl) || s.passed() {
+		return errLate
+	}
+	return nil
+}
+
+// revoke gives the lease back, and with it whatever is still attached to it.
+func (s *session) revoke(ctx context.Context) error {
+	a := ask(ctx, s.w, func(ctx context.Context) (*pb.LeaseRevokeResponse, error) {
+		resp, err := s.leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(s.id)})
+		return resp, rpctypes.Error(err)
+	})
+	if errors.Is(a.err, rpctypes.ErrLeaseNotFound) {
+		return nil
+	}
+	return a.err
+}
+
+// beat is the answer to one renewal.
+type beat struct {
+	sent moment
+	ttl  time.Duration
+	term *pb.ResponseHeader
+	err  error
+}
+
+// pulse is a stream of renewals to one member.
+type pulse struct {
+	ask    chan struct{}
+	beats  chan beat
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// open starts a stream. Its goroutine ends with close, which waits for it.
+func (s *session) open() *pulse {
+	ctx, cancel := context.WithCancel(s.ctx)
+	p := &pulse{ask: make(chan struct{}, 1), beats: make(chan beat, 1), cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		stream, err := s.leases.LeaseKeepAlive(ctx)
+		for err == nil {
+			select {
+			case <-p.ask:
+			case <-ctx.Done():
+				return
+			}
+			sent := now()
+			stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.id)}) // its error is also Recv's
+			var resp *pb.LeaseKeepAliveResponse
+			if resp, err = stream.Recv(); err == nil {
+				p.beats <- beat{sent: sent, ttl: time.Duration(resp.TTL) * time.Second, term: resp.Header}
+			}
+		}
+		p.beats <- beat{err: rpctypes.Error(err)}
+	}()
+	return p
+}
+
+func (p *pulse) close() {
+	p.cancel()
+	<-p.done
+}
+
+// renew renews the lease three times in a TTL. A stream whose answer is late is left for another one, which gRPC's
+// round robin opens to another member: a silent member must not cost the lease.
+func (s *session) renew() {
+	p := s.open()
+	defer func() { p.close() }()
+	timer := time.NewTimer(s.interval())
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-s.kick:
+		case <-s.ctx.Done():
+			return
+		}
+		pause := firstPause
+		for !s.beatOnce(p, timer) {
+			p.close()
+			if s.ctx.Err() != nil {
+				return
+			}
+			timer.Reset(pause)
+			select {
+			case <-timer.C:
+			case <-s.ctx.Done():
+				return
+			}
+			pause = min(2*pause, s.granted()/20)
+			p = s.open()
+		}
+		timer.Reset(s.interval())
+	}
+}
+
+// beatOnce asks for one renewal over p and reports whether p is still of use.
+func (s *session) beatOnce(p *pulse, timer *time.Timer) bool {
+	p.ask <- struct{}{}
+	timer.Reset(max(s.granted()/8, s.w.patience()))
+	select {
+	case b := <-p.beats:
+		switch {
+		case b.err != nil:
+			s.note(b.err)
+			s.w.redial()
+			return false
+		case !s.w.seen(b.term):
+			s.note(errFormer)
+			return false
+		case b.ttl <= 0:
+			s.lose(rpctypes.ErrLeaseNotFound)
+			return false
+		}
+		return s.extend(b.sent, b.ttl)
+	case <-timer.C:
+		s.note(errors.New("no answer to a renewal"))
+		s.w.redial()
+		return false
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+func (s *session) note(err error) {
+	s.mu.Lock()
+	s.trouble = err
+	s.mu.Unlock()
+	l("renewal failed", "lease", int64(s.id), "cause", err)
+}
+
+// hurry asks for a renewal now: it tells whether the lease still exists.
+func (s *session) hurry() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,169 @@
+package locker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Unlock gives back the lock of that name. It returns nil only when etcd has confirmed that the key is not ours any
+// more: a Lock right after it succeeds, unless somebody else was first.
+//
+// It deletes nothing that this client does not hold: it answers ErrNotHeld then, at once and without a request. It
+// answers ErrLost when the lock had gone before. If etcd does not answer within the client's timeout, the lock counts
+// as not held, the error says why, and the release is finished in the background.
+//
+// The quit channel of the Lock may be given, as in the fork that this API comes from; it is not used, and may be nil.
+func (c Client) Unlock(name string, quit chan<- bool) error {
+	err := c.checkName(name)
+	if err == nil {
+		err = c.unlock(name)
+	}
+	if err != nil {
+		return fmt.Errorf("locker: unlock %q: %w", name, err)
+	}
+	return nil
+}
+
+func (c *core) unlock(name string) error {
+	c.mu.Lock()
+	var h *hold
+	if s := c.seats[name]; s != nil {
+		if h = s.hold; h == nil {
+			h = s.lost
+		}
+	}
+	c.mu.Unlock()
+	if h == nil {
+		return ErrNotHeld
+	}
+	return c.finish(h)
+}
+
+// finish ends a hold for its holder.
+func (c *core) finish(h *hold) error {
+	c.mu.Lock()
+	err := c.retire(h)
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return c.giveBack(h)
+}
+
+// giveBack gives back the key of a retired hold, and then the seat. A goroutine that waits for the seat gets the
+// lock itself where nobody waits in etcd: one commit instead of two.
+func (c *core) giveBack(h *hold) error {
+	ctx, cancel := c.bounded(c.wireCtx)
+	defer cancel()
+	c.mu.Lock()
+	heir := c.seats.heir(h.name)
+	c.mu.Unlock()
+	token, err := c.release(ctx, h, heir)
+	l("released", "name", h.name, "token", h.token, "inherited", token, "err", err)
+	if token == 0 {
+		c.pass(h.name, heir)
+		return err
+	}
+	c.inherit(c.begin(h.s, h.name, token, heir.quit), heir)
+	return nil
+}
+
+// inherit gives w the lock; if w has gone meanwhile, the lock is given back in turn.
+func (c *core) inherit(h *hold, w *waiter) {
+	c.mu.Lock()
+	gone := w.gone
+	if !gone {
+		w.turn <- h
+	}
+	c.mu.Unlock()
+	if gone {
+		c.tasks.start(func() { c.finish(h) })
+	}
+}
+
+// pass gives up the seat, to w if it still waits for it.
+func (c *core) pass(name string, w *waiter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seats.pass(name, w)
+}
+
+// release makes the key not ours: deleted, or handed to the first in the line, or, if nobody stands there, put anew
+// for heir, with the token that is returned then.
+//
+// All of it rests on one comparison: the key is as we put it.
+func (c *core) release(ctx context.Context, h *hold, heir *waiter) (int64, error) {
+	mine := clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)
+	next := h.next.Load()
+	lined := true   // the line may be looked at
+	resent := false // what is found may be our own doing
+	for {
+		t := txn{cmps: []clientv3.Cmp{mine}, els: []clientv3.Op{clientv3.OpGet(h.name)}}
+		remains := next != nil && (next.lease == h.s.id || next.lease == clientv3.NoLease)
+		switch {
+		case !lined:
+			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
+		case next != nil:
+			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(next.key), "=", next.create))
+			t.then = []clientv3.Op{clientv3.OpDelete(next.key)}
+			if !remains {
+				t.then = append(t.then, clientv3.OpPut(h.name, next.value, clientv3.WithLease(next.lease)))
+			}
+		case heir != nil:
+			t.cmps = append(t.cmps, nobody(h.name))
+			t.then = []clientv3.Op{clientv3.OpPut(h.name, heir.value, clientv3.WithLease(h.s.id))}
+		default:
+			t.cmps = append(t.cmps, nobody(h.name))
+			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
+		}
+		if lined {
+			t.els = append(t.els, first(h.name))
+		}
+		f := c.batch.do(ctx, t)
+		resent = resent || f.resent
+		switch {
+		case f.err == nil:
+		case lined && (errors.Is(f.err, rpctypes.ErrPermissionDenied) || errors.Is(f.err, rpctypes.ErrNoSpace)):
+			// No right to see the line, or no room for a put, though this one may have been applied. A plain
+			// delete wakes the line as well.
+			lined, resent = false, resent || f.loose
+			continue
+		case errors.Is(f.err, rpctypes.ErrLeaseNotFound) && next != nil:
+			next = nil // gone, and its place with it
+			continue
+		case errors.Is(f.err, rpctypes.ErrLeaseNotFound):
+			h.s.lose(f.err)
+			return 0, ErrLost
+		default:
+			c.loose(h.s)
+			return 0, f.err
+		}
+		if f.resp.Succeeded {
+			switch {
+			case lined && remains:
+				next = nil
+				continue
+			case lined && next == nil && heir != nil:
+				return f.resp.Header.Revision, nil
+			}
+			return 0, nil
+		}
+		kv := kvOf(f.resp, 0)
+		switch {
+		case kv != nil && kv.ModRevision == h.token:
+			if next = nil; lined {
+				next = placeOf(kvOf(f.resp, 1))
+			}
+		case kv != nil && kv.Lease == int64(h.s.id) && heir != nil && resent:
+			return kv.ModRevision, nil // put for heir by an attempt that got no answer
+		case resent:
+			return 0, nil
+		default:
+			return 0, ErrLost
+		}
+	}
+}

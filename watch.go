@@ -1,0 +1,175 @@
+package locker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// watchCheck is how often a Watch asks whether it has missed anything: an etcd member that hangs keeps its watches
+// open, and silent.
+const watchCheck = 10 * time.Second
+
+// Watch pushes the value of a lock into valueChanges, and then its changes, until it is told to quit. It blocks. An
+// empty string stands for the lack of a lock. It may be any name, also of locks of clients that know no Watch.
+//
+// Changes come in order. A lock handed from one holder to another with an equal value is no change. For a reader that
+// falls behind, values in between may be left out, but never the fact that the lock was free or changed hands
+// meanwhile; at most two values are kept for it. What happens while etcd can't be reached is told afterwards in the
+// same way.
+//
+// A value received on quit, close(quit), the end of the client's ctx, and Close end Watch with nil, also while nobody
+// receives from valueChanges. quit may be nil. Watch does not close valueChanges. It returns an error if etcd does not
+// answer within the client's timeout at the start, and later only for what will not heal, such as a right that was
+// withdrawn.
+func (c Client) Watch(name string, valueChanges chan<- string, quit <-chan bool) error {
+	err := c.checkName(name)
+	if err == nil && valueChanges == nil {
+		err = errors.New("nil channel for value changes")
+	}
+	if err == nil {
+		err = c.watch(name, valueChanges, quit)
+	}
+	if err != nil {
+		return fmt.Errorf("locker: watch lock %q: %w", name, err)
+	}
+	return nil
+}
+
+func (c *core) watch(name string, valueChanges chan<- string, quit <-chan bool) error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	seen := make(chan string)
+	result := make(chan error, 1)
+	go func() { result <- c.observe(ctx, name, seen) }()
+	ended := false
+	defer func() {
+		cancel()
+		if !ended {
+			<-result
+		}
+	}()
+	var b backlog
+	for {
+		var out chan<- string
+		var value string
+		if len(b.pending) > 0 {
+			out, value = valueChanges, b.pending[0]
+		}
+		select {
+		case v := <-seen:
+			b.add(v)
+		case out <- value:
+			b.told()
+		case err := <-result:
+			ended = true
+			return err
+		case <-quit:
+			return nil
+		case <-c.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// backlog is what a Watch has yet to tell.
+type backlog struct {
+	any     bool     // something was told
+	last    string   // what was told last
+	pending []string // at most two, and never what the one before says already
+}
+
+func (b *backlog) add(v string) {
+	n := len(b.pending)
+	switch {
+	case n == 0 && b.any && v == b.last, n > 0 && v == b.pending[n-1]:
+	case n == 0, v == "" && b.last != "", b.pending[0] != "" && v != b.last:
+		b.pending = []string{v}
+	default: // it was free meanwhile, or changed hands and came back
+		b.pending = []string{b.pending[0], v}
+	}
+}
+
+func (b *backlog) told() {
+	b.any, b.last, b.pending = true, b.pending[0], b.pending[1:]
+}
+
+// observe sends the value of a key, and then its changes, to seen. Whatever interrupts it, it begins again, until ctx
+// ends.
+func (c *core) observe(ctx context.Context, name string, seen chan<- string) error {
+	started := false
+	for {
+		err := c.observeOnce(ctx, name, seen, &started)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && (!started || !classify(err).passing):
+			return err
+		}
+		select {
+		case <-time.After(maxPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string, started *bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	send := func(v string) {
+		select {
+		case seen <- v:
+		case <-ctx.Done():
+		}
+	}
+	// First the watch, then the reading: nothing falls between them.
+	changes := c.cli.Watch(ctx, name, clientv3.WithCreatedNotify())
+	late := time.NewTimer(c.timeout)
+	defer late.Stop()
+	select {
+	case resp, ok := <-changes:
+		if err := resp.Err(); err != nil || !ok {
+			return err
+		}
+	case <-late.C:
+		return fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)
+	}
+	kv, at, err := c.read(ctx, name)
+	if err != nil {
+		return err
+	}
+	*started = true
+	send(valueOf(kv))
+
+	check := time.NewTicker(watchCheck)
+	defer check.Stop()
+	for ctx.Err() == nil {
+		select {
+		case resp, ok := <-changes:
+			if resp.CompactRevision != 0 || !ok {
+				return nil
+			}
+			if err := resp.Err(); err != nil {
+				return err
+			}
+			for _, e := range resp.Events {
+				if e.Kv.ModRevision > at {
+					kv, at = e.Kv, e.Kv.ModRevision
+					send(valueOf(kv))
+				}
+			}
+		case <-check.C:
+			if is, _, err := c.read(ctx, name); err == nil && is.GetModRevision() != kv.GetModRevision() {
+				return nil
+			}
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// valueOf is what Watch tells of a key; "" where there is none. The event of a deletion has a key without a value.
+func valueOf(kv *mvccpb.KeyValue) string { return string(kv.GetValue()) }
