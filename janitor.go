@@ -42,7 +42,8 @@ func (c *core) janitor(s *session) {
 		}
 		for pause := firstPause; due; pause = min(2*pause, maxPause) {
 			ctx, cancel := context.WithTimeout(s.ctx, max(s.interval(), time.Second))
-			due = c.tidy(ctx, s) != nil && s.alive()
+			err := c.tidy(ctx, s)
+			due = err != nil && classify(err).passing && s.alive()
 			cancel()
 			if due {
 				select {
@@ -145,18 +146,21 @@ func (c *core) tidy(ctx context.Context, s *session) error {
 	for key := range listed {
 		name, _, _ := strings.Cut(key, waiting)
 		if ok, _ := c.seats.take(name); ok {
-			c.seats.settle(name)
-			remains = append(remains, key)
+			c.seats[name].settle()
+			remains = append(remains, name)
 		}
 	}
 	c.mu.Unlock()
-	each(remains, func(key string) {
-		f := c.batch.do(ctx, txn{
-			cmps: []clientv3.Cmp{clientv3.Compare(clientv3.LeaseValue(key), "=", s.id)},
-			then: []clientv3.Op{clientv3.OpDelete(key)},
-		})
-		l("removed what a lost request had left", "key", key, "err", f.err)
-		name, _, _ := strings.Cut(key, waiting)
+	each(remains, func(name string) {
+		for _, key := range []string{name, placeKey(s, name)} {
+			if listed[key] {
+				f := c.batch.do(ctx, txn{
+					cmps: []clientv3.Cmp{clientv3.Compare(clientv3.LeaseValue(key), "=", s.id)},
+					then: []clientv3.Op{clientv3.OpDelete(key)},
+				})
+				l("removed what a lost request had left", "key", key, "err", f.err)
+			}
+		}
 		c.pass(name, nil)
 	})
 	return nil

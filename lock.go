@@ -229,6 +229,7 @@ func (c *core) begin(s *session, name string, token int64, quit <-chan bool) *ho
 		c.unlisten(old)
 	}
 	seat.hold = h
+	seat.settledNow()
 	c.listen(quit, h)
 	l("held", "name", name, "token", token)
 	return h
@@ -277,7 +278,7 @@ func (c *core) retire(h *hold) error {
 	if !c.over(h) {
 		return ErrNotHeld
 	}
-	c.seats.settle(h.name)
+	c.seats[h.name].settle()
 	return nil
 }
 

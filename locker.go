@@ -38,11 +38,11 @@ type core struct {
 	hangUp   context.CancelFunc
 	sessions sync.WaitGroup // the goroutines of sessions
 	tasks    tasks          // all others, but for those of batch
-	unbind   func() bool    // ends the wait for the end of the caller's ctx
 	closing  sync.Once
 	closeErr error // guarded by closing
 
-	mu        sync.Mutex // guards all below, and what is said elsewhere to be guarded by it
+	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
+	unbind    func() bool // ends the wait for the end of the caller's ctx
 	current   *session
 	seats     seats
 	listeners map[<-chan bool]*listener
@@ -98,6 +98,9 @@ func seconds(n int64) time.Duration {
 }
 
 func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl time.Duration) (Client, error) {
+	if ctx == nil {
+		return Client{}, errors.New("locker: no ctx given")
+	}
 	c := &core{
 		wire: &wire{cli: cli}, leases: pb.NewLeaseClient(cli.ActiveConnection()), dialled: dialled,
 		timeout: timeout, ttl: ttl,
@@ -108,7 +111,9 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
 	c.batch = &batch{wire: c.wire, ctx: c.wireCtx, limit: maxOps}
 	client := Client{c}
+	c.mu.Lock()
 	c.unbind = context.AfterFunc(ctx, func() { client.Close() })
+	c.mu.Unlock()
 
 	first, cancel := c.bounded(c.ctx)
 	defer cancel()
@@ -148,7 +153,7 @@ func (c *core) session(ctx context.Context) (*session, error) {
 	case <-s.lost:
 		return nil, s.why()
 	case <-ctx.Done():
-		return nil, ended(ctx, nil)
+		return nil, ended(ctx, s.why())
 	}
 }
 
@@ -241,12 +246,12 @@ func (c Client) Close() error {
 }
 
 func (c *core) close() error {
-	c.unbind()
 	last := time.AfterFunc(c.timeout, c.hangUp) // from here on everything is under wireCtx
 	defer last.Stop()
 	c.cancel(ErrClosed)
 
 	c.mu.Lock()
+	c.unbind()
 	s := c.current
 	var held []*hold
 	for _, seat := range c.seats {

@@ -65,6 +65,8 @@ type queue struct {
 	restful bool          // not used since the janitor came by; guarded by core.mu
 }
 
+var errWatchEnded = errors.New("the watch has ended")
+
 // queueOf is the open queue of that name, or a new one if open says so. It is in use until rest.
 func (c *core) queueOf(s *session, name string, open bool) *queue {
 	c.mu.Lock()
@@ -76,7 +78,7 @@ func (c *core) queueOf(s *session, name string, open bool) *queue {
 		q = nil
 	}
 	if q == nil && open {
-		ctx, cancel := context.WithCancel(s.ctx)
+		ctx, cancel := context.WithCancel(c.ctx)
 		q = &queue{s: s, name: name, key: placeKey(s, name), cancel: cancel,
 			ready: make(chan struct{}), broken: make(chan struct{}), event: make(chan struct{}, 1)}
 		c.queues[name] = q
@@ -88,11 +90,13 @@ func (c *core) queueOf(s *session, name string, open bool) *queue {
 	return q
 }
 
-// rest ends the use of a queue; the janitor closes it when nobody comes for it.
-func (c *core) rest(q *queue) {
+// rest ends the use of a name's queue; the janitor closes it when nobody comes for it.
+func (c *core) rest(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q.inUse = false
+	if q := c.queues[name]; q != nil {
+		q.inUse = false
+	}
 }
 
 // closeQueues closes the queues that nobody has used since the last time.
@@ -130,7 +134,9 @@ func (c *core) follow(ctx context.Context, q *queue) {
 			seen = &q.lock
 		}
 		if !ok || resp.Err() != nil {
-			q.err = resp.Err()
+			if q.err = resp.Err(); q.err == nil {
+				q.err = errWatchEnded
+			}
 			return
 		}
 		if resp.Created {
@@ -224,12 +230,16 @@ func (c *core) stand(ctx context.Context, name, value string) (*session, int64, 
 		if err != nil || token > 0 {
 			return s, token, nil, err
 		}
-		token, next, err := c.wait(ctx, s, q, value)
-		c.rest(q)
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) { // before we stood in the line: with a new session then
+		token, v, err := c.enter(ctx, s, q, value)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) && ctx.Err() == nil {
 			s.lose(err)
 			continue
 		}
+		var next *place
+		if err == nil && token == 0 {
+			token, next, err = c.wait(ctx, s, q, value, v)
+		}
+		c.rest(name)
 		return s, token, next, err
 	}
 }
@@ -248,18 +258,26 @@ func (c *core) approach(ctx context.Context, name, value string) (*session, *que
 		if s, token, err = c.try(ctx, name, value); err != nil || token > 0 {
 			return s, nil, token, err
 		}
+	}
+	for {
 		q = c.queueOf(s, name, true)
+		select {
+		case <-q.ready:
+			return s, q, 0, nil
+		case <-q.broken:
+			if !classify(q.err).passing {
+				return s, nil, 0, fmt.Errorf("watching the line: %w", q.err)
+			}
+			err = q.err
+			select {
+			case <-time.After(maxPause):
+			case <-ctx.Done():
+			}
+		case <-ctx.Done():
+			c.rest(name)
+			return s, nil, 0, ended(ctx, err)
+		}
 	}
-	select {
-	case <-q.ready:
-		return s, q, 0, nil
-	case <-q.broken:
-		err = fmt.Errorf("watching the line: %w", q.err)
-	case <-ctx.Done():
-		err = ended(ctx, nil)
-	}
-	c.rest(q)
-	return s, nil, 0, err
 }
 
 // view is what a waiter sees of its name: the lock's key, its own place and the first place, nil where there is none.
@@ -268,18 +286,15 @@ type view struct{ lock, own, first *mvccpb.KeyValue }
 // errPlaceGone is ErrLost's reason for a waiter whose place was deleted, though not to hand over the lock.
 var errPlaceGone = fmt.Errorf("the place in the line was deleted: %w", ErrLost)
 
-// wait enters the line and waits for its turn. It returns the token, and who is next.
-func (c *core) wait(ctx context.Context, s *session, q *queue, value string) (int64, *place, error) {
-	token, v, err := c.enter(ctx, s, q, value)
-	if err != nil || token > 0 {
-		return token, nil, err
-	}
+// wait waits for the turn of a place in the line. It returns the token, and who is next. A fault that passes does not
+// end it: the session does, if it does not pass in time.
+func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v view) (int64, *place, error) {
 	entered := v.own.ModRevision // what was deleted before is not about this place
 	claimed := entered
-	broken, ready := q.broken, (chan struct{})(nil)
-	timer := time.NewTimer(s.interval())
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		pause := s.interval()
 		ours := v.lock != nil && v.lock.Lease == int64(s.id)
 		switch {
 		case v.own == nil && ours:
@@ -288,55 +303,54 @@ func (c *core) wait(ctx context.Context, s *session, q *queue, value string) (in
 			return 0, nil, errPlaceGone
 		case v.lock == nil || ours: // free, or put by an attempt of ours that got no answer
 			claimed = q.lock.Load()
-			token, v, err = c.claim(ctx, s, q, value, v)
-			if err != nil || token > 0 {
-				return token, nil, err
-			}
-			if v.own == nil {
+			token, seen, err := c.claim(ctx, s, q, value, v)
+			switch {
+			case token > 0:
+				return token, nil, nil
+			case err == nil && seen.own == nil:
+				v = seen
 				continue
+			case err == nil:
+				v = seen
+			case errors.Is(err, rpctypes.ErrLeaseNotFound):
+				return 0, nil, fmt.Errorf("%w: %w", ErrLost, err)
+			case !classify(err).passing:
+				return 0, nil, err
 			}
+			pause = maxPause // the first in the line is about to claim it, or is dead
 		}
-		if v.lock == nil { // the first in the line is about to claim it, or is dead
-			timer.Reset(maxPause)
-		} else {
-			timer.Reset(s.interval())
-		}
-	sleep:
-		for {
+
+		timer.Reset(pause)
+		var since int64
+		select {
+		case <-q.event:
+			if place := q.place.Load(); place > entered {
+				since = place
+			} else if q.lock.Load() > claimed {
+				v.lock = nil // claimed without another look
+				continue
+			} else {
+				continue // it was about an earlier place
+			}
+		case <-timer.C: // no event that was lost may strand a waiter
+		case <-q.broken:
+			if !classify(q.err).passing {
+				return 0, nil, fmt.Errorf("watching the line: %w", q.err)
+			}
 			select {
-			case <-q.event:
-				switch place, lock := q.place.Load(), q.lock.Load(); {
-				case place > entered:
-					v, err = c.look(ctx, q, place)
-				case lock > claimed:
-					v.lock = nil
-				default:
-					continue // of an earlier place
-				}
-				break sleep
-			case <-ready:
-				ready = nil
-			case <-broken:
-				if broken = nil; q.err != nil && !classify(q.err).passing {
-					return 0, nil, fmt.Errorf("watching the line: %w", q.err)
-				}
-				timer.Reset(maxPause)
-				continue
-			case <-timer.C:
-				if isClosed(q.broken) {
-					c.rest(q)
-					q = c.queueOf(s, q.name, true)
-					broken, ready = q.broken, q.ready
-				}
-			case <-s.lost:
-				return 0, nil, fmt.Errorf("%w: %w", ErrLost, s.why())
+			case <-time.After(maxPause):
 			case <-ctx.Done():
-				return 0, nil, fmt.Errorf("%w: %w", LockDenied{q.name}, ended(ctx, nil))
 			}
-			v, err = c.look(ctx, q, 0)
-			break
+			q = c.queueOf(s, q.name, true)
+		case <-s.lost:
+			return 0, nil, fmt.Errorf("%w: %w", ErrLost, s.why())
+		case <-ctx.Done():
+			return 0, nil, fmt.Errorf("%w: %w", LockDenied{q.name}, ended(ctx, nil))
 		}
-		if err != nil {
+		seen, err := c.look(ctx, q, since)
+		if err == nil {
+			v = seen
+		} else if !classify(err).passing {
 			return 0, nil, err
 		}
 	}
@@ -413,7 +427,7 @@ func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
 // the lock meanwhile, passes it on. If etcd does not answer, the janitor goes on with it.
 func (c *core) leave(s *session, name string) {
 	c.mu.Lock()
-	c.seats.settle(name)
+	c.seats[name].settle()
 	c.mu.Unlock()
 	if s == nil || !s.alive() {
 		c.pass(name, nil) // there was nothing, or it goes with the lease

@@ -65,6 +65,9 @@ func (c *core) hear(n *listener) {
 			ending = slices.DeleteFunc(ending, func(h *hold) bool { return c.retire(h) != nil })
 			c.mu.Unlock()
 			c.tasks.start(func() { each(ending, func(h *hold) { c.giveBack(h) }) })
+			if !open {
+				return
+			}
 		case <-n.stop:
 			return
 		}

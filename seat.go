@@ -46,7 +46,16 @@ func (m seats) take(name string) (ok bool, settled <-chan struct{}) {
 }
 
 // settle says that he who has the seat does not hold, nor want, the lock any more.
-func (m seats) settle(name string) { m[name].settling = true }
+func (s *seat) settle() { s.settling = true }
+
+// settledNow is the end of that.
+func (s *seat) settledNow() {
+	s.settling = false
+	if s.settled != nil {
+		close(s.settled)
+		s.settled = nil
+	}
+}
 
 // heir takes the first waiter out of the line.
 func (m seats) heir(name string) *waiter {
@@ -62,11 +71,7 @@ func (m seats) heir(name string) *waiter {
 // pass gives up the seat: to w, or if that is nil or has gone, to the next in line.
 func (m seats) pass(name string, w *waiter) {
 	s := m[name]
-	s.settling = false
-	if s.settled != nil {
-		close(s.settled)
-		s.settled = nil
-	}
+	s.settledNow()
 	if w == nil || w.gone {
 		w = m.heir(name)
 	}

@@ -152,11 +152,14 @@ func (s *session) lose(cause error) {
 	s.end()
 }
 
-// why is the error of those who lost something with the session.
+// why is the error of those who lost something with the session, or, while it lives, what renewals have met.
 func (s *session) why() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cause
+	if s.over {
+		return s.cause
+	}
+	return s.trouble
 }
 
 // run grants the lease and renews it until the session is lost or told to end. Then it gives the lease back.
@@ -185,9 +188,11 @@ func (s *session) grant(ctx context.Context) error {
 			return s.ttl.Load(), s.unlessLate(first, s.granted())
 		}
 		if err != nil {
+			s.note(err)
 			return 0, err
 		}
-		s.w.seen(resp.Header)
+		// A quorum stands behind this answer, whatever was seen before: a cluster restored from a backup counts anew.
+		s.w.term.Store(resp.Header.GetRaftTerm())
 		return resp.TTL, s.unlessLate(sent, time.Duration(resp.TTL)*time.Second)
 	})
 	return a.err
