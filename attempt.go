@@ -74,31 +74,50 @@ func (a answer[T]) after(before answer[T]) answer[T] {
 	return a
 }
 
+// bound is what a call is bounded by: a ctx and a time. It is made into a ctx only where something waits for it; a
+// request makes its own.
+type bound struct {
+	ctx   context.Context
+	until time.Time
+}
+
+func (b bound) context() (context.Context, context.CancelFunc) {
+	return context.WithDeadline(b.ctx, b.until)
+}
+
+// wait waits until c is closed.
+func (b bound) wait(c <-chan struct{}) error {
+	ctx, cancel := b.context()
+	defer cancel()
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx, nil)
+	}
+}
+
 // ask makes the call and makes it again, side by side with the first, when no answer comes; the first answer
 // counts. The call must recognise its own earlier effect. A passing fault is tried again after a pause. All ends
-// with ctx, whose error is then joined with the last fault.
+// with the bound, whose error is then joined with the last fault.
 //
 // The first try runs in the caller's goroutine: a healthy cluster costs no goroutine and no hand-over.
-func ask[T any](ctx context.Context, w *wire, call func(context.Context) (T, error)) answer[T] {
-	ctx, cancel := context.WithCancel(ctx)
-	r := &request[T]{w: w, ctx: ctx, cancel: cancel, call: call, wait: w.patience(), pause: firstPause}
+func ask[T any](b bound, w *wire, call func(context.Context) (T, error)) answer[T] {
+	ctx, cancel := context.WithCancelCause(b.ctx)
+	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, call: call, wait: w.patience(), pause: firstPause}
 	r.mu.Lock()
-	r.timer = time.AfterFunc(r.wait, r.again)
+	r.timer = time.AfterFunc(min(r.wait, time.Until(b.until)), r.again)
 	r.tries, r.open = 1, 1
 	r.mu.Unlock()
 	r.try()
 
 	r.mu.Lock()
 	if !r.settled {
-		r.done = make(chan struct{})
 		r.mu.Unlock()
-		select {
-		case <-r.done:
-		case <-ctx.Done():
-		}
+		<-ctx.Done() // settled, or at the end of its bound
 		r.mu.Lock()
 	}
-	if !r.settled { // ctx is at its end
+	if !r.settled {
 		r.settle(*new(T), ended(ctx, r.fault))
 	}
 	a := r.answer
@@ -123,7 +142,8 @@ func ended(ctx context.Context, fault error) error {
 type request[T any] struct {
 	w       *wire
 	ctx     context.Context
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
+	until   time.Time
 	call    func(context.Context) (T, error)
 	running sync.WaitGroup // the tries that run in goroutines of their own
 
@@ -136,18 +156,22 @@ type request[T any] struct {
 	fault   error         // the last passing one
 	settled bool
 	answer  answer[T]
-	done    chan struct{} // closed when settled, if somebody waits for it
 }
 
 // again is the timer's: one more try beside those that are out.
 func (r *request[T]) again() {
 	r.mu.Lock()
+	if left := time.Until(r.until); left <= 0 {
+		r.cancel(context.DeadlineExceeded)
+	} else {
+		r.wait = min(2*r.wait, maxWait)
+		r.timer.Reset(min(r.wait, left))
+	}
 	if r.settled || r.ctx.Err() != nil {
+		r.timer.Stop()
 		r.mu.Unlock()
 		return
 	}
-	r.wait = min(2*r.wait, maxWait)
-	r.timer.Reset(r.wait)
 	r.tries++
 	r.open++
 	r.running.Add(1)
@@ -182,7 +206,7 @@ func (r *request[T]) try() {
 		}
 		r.fault = err
 		r.w.redial()
-		r.timer.Reset(r.pause)
+		r.timer.Reset(min(r.pause, time.Until(r.until)))
 		r.pause = min(2*r.pause, maxPause)
 	}
 }
@@ -192,10 +216,7 @@ func (r *request[T]) settle(resp T, err error) {
 	r.answer = answer[T]{resp: resp, err: err, resent: r.tries > 1, loose: r.open > 0}
 	r.settled = true
 	r.timer.Stop()
-	r.cancel()
-	if r.done != nil {
-		close(r.done)
-	}
+	r.cancel(nil)
 }
 
 // class says what an error of etcd means for the request that got it.

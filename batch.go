@@ -59,23 +59,25 @@ type batch struct {
 // errand is a caller's operation that waits for a lane.
 type errand struct {
 	txn
-	ctx    context.Context
+	bound
 	answer chan found // of capacity 1: the lane never waits for its callers
 }
 
-// do sends t and returns what came of it. It ends with ctx.
-func (b *batch) do(ctx context.Context, t txn) found {
+// do sends t and returns what came of it.
+func (b *batch) do(by bound, t txn) found {
 	b.mu.Lock()
 	if b.flying < lanes && len(b.waiting) == 0 {
 		b.flying++
 		b.mu.Unlock()
-		f := b.send(ctx, t)
+		f := b.send(by, t)
 		b.land()
 		return f
 	}
-	e := &errand{txn: t, ctx: ctx, answer: make(chan found, 1)}
+	e := &errand{txn: t, bound: by, answer: make(chan found, 1)}
 	b.waiting = append(b.waiting, e)
 	b.mu.Unlock()
+	ctx, cancel := by.context()
+	defer cancel()
 	select {
 	case f := <-e.answer:
 		return f
@@ -145,22 +147,20 @@ func (b *batch) next() []*errand {
 // of such an earlier sending.
 func (b *batch) carry(errands []*errand, before found) {
 	if len(errands) == 1 {
-		f := b.send(errands[0].ctx, errands[0].txn)
+		f := b.send(errands[0].bound, errands[0].txn)
 		errands[0].answer <- f.after(before)
 		return
 	}
 	var all txn
-	var last time.Time
+	by := bound{ctx: b.ctx}
 	for _, e := range errands {
 		all.then = append(all.then, clientv3.OpTxn(e.cmps, e.then, e.els))
-		if d, ok := e.ctx.Deadline(); ok && d.After(last) {
-			last = d
+		if e.until.After(by.until) {
+			by.until = e.until
 		}
 	}
-	ctx, cancel := context.WithDeadline(b.ctx, last)
-	defer cancel()
-	f := b.send(ctx, all).after(before)
-	if f.err != nil && ctx.Err() == nil {
+	f := b.send(by, all).after(before)
+	if f.err != nil && b.ctx.Err() == nil && time.Now().Before(by.until) {
 		if errors.Is(f.err, rpctypes.ErrTooManyOps) {
 			b.mu.Lock()
 			b.limit = max(1, min(b.limit, len(errands)/2))
@@ -184,8 +184,8 @@ func (b *batch) carry(errands []*errand, before found) {
 }
 
 // send sends t as a transaction of its own.
-func (b *batch) send(ctx context.Context, t txn) found {
-	return ask(ctx, b.wire, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+func (b *batch) send(by bound, t txn) found {
+	return ask(by, b.wire, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		resp, err := b.cli.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.els...).Commit()
 		if err == nil {
 			b.seen((*pb.ResponseHeader)(resp.Header))

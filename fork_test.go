@@ -40,7 +40,7 @@ func TestProgramOfTheFork(t *testing.T) {
 	var machines = *locker.Machines
 	var timeout = int64(5)
 	var ttl = int64(5)
-	var key = "fork/1231231-123123-123"
+	var key = "fork/orders-7"
 
 	client, err := locker.New(machines, timeout, ttl, context.Background())
 	require.NoError(t, err)
@@ -86,9 +86,9 @@ func TestProgramOfTheFork(t *testing.T) {
 	require.NoError(t, client.Unlock(key, quit))
 	require.Empty(t, changed())
 
-	report = other.Lock(key, "http://10.0.0.1:9292", quit)
+	report = other.Lock(key, "10.2.3.4:80", quit)
 	require.Equal(t, locker.Success, report.Msg)
-	require.Equal(t, "http://10.0.0.1:9292", changed())
+	require.Equal(t, "10.2.3.4:80", changed())
 	select {
 	case quit <- true:
 	case <-time.After(10 * time.Second):

@@ -15,6 +15,7 @@ const maxWatched = 1000
 // loose says that a request is out that got no answer, and so may still be applied.
 func (c *core) loose(s *session) {
 	l("a request is left without an answer", "lease", int64(s.id))
+	s.tainted.Store(true)
 	select {
 	case s.untidy <- struct{}{}:
 	default:
@@ -41,10 +42,8 @@ func (c *core) janitor(s *session) {
 			return
 		}
 		for pause := firstPause; due; pause = min(2*pause, maxPause) {
-			ctx, cancel := context.WithTimeout(s.ctx, max(s.interval(), time.Second))
-			err := c.tidy(ctx, s)
+			err := c.tidy(s)
 			due = err != nil && classify(err).passing && s.alive()
-			cancel()
 			if due {
 				select {
 				case <-time.After(pause):
@@ -87,7 +86,7 @@ func (c *core) watchHeld(s *session) (held int) {
 // watchHold waits for the key of a hold to change, which only others can do while it is held.
 func (c *core) watchHold(ctx context.Context, h *hold) {
 	for ctx.Err() == nil {
-		for resp := range c.cli.Watch(ctx, h.name, clientv3.WithRev(h.token+1)) {
+		for resp := range c.cli.Watch(clientv3.WithRequireLeader(ctx), h.name, clientv3.WithRev(h.token+1)) {
 			if len(resp.Events) > 0 {
 				h.s.hurry() // the lease may be gone, and other locks with it
 				c.lose(h)
@@ -95,7 +94,7 @@ func (c *core) watchHold(ctx context.Context, h *hold) {
 			}
 		}
 		// The watch has ended: compacted, without a leader, or not allowed.
-		c.confirm(ctx, h)
+		c.confirm(c.bound(ctx), h)
 		select {
 		case <-time.After(maxPause):
 		case <-ctx.Done():
@@ -104,15 +103,16 @@ func (c *core) watchHold(ctx context.Context, h *hold) {
 }
 
 // confirm asks etcd whether a key is as its holder put it, and ends the hold if it is not.
-func (c *core) confirm(ctx context.Context, h *hold) {
-	if kv, _, err := c.read(ctx, h.name); err == nil && (kv == nil || kv.ModRevision != h.token) {
+func (c *core) confirm(by bound, h *hold) {
+	if kv, _, err := c.read(by, h.name); err == nil && (kv == nil || kv.ModRevision != h.token) {
 		c.lose(h)
 	}
 }
 
 // tidy lists what is attached to the lease, one request however many locks are held, and compares: what is held
 // here but not listed was taken away; what is listed but has no seat here is left of a request without an answer.
-func (c *core) tidy(ctx context.Context, s *session) error {
+func (c *core) tidy(s *session) error {
+	by := bound{s.ctx, time.Now().Add(max(s.interval(), time.Second))}
 	var before []*hold
 	c.mu.Lock()
 	for _, seat := range c.seats {
@@ -122,7 +122,7 @@ func (c *core) tidy(ctx context.Context, s *session) error {
 	}
 	c.mu.Unlock()
 
-	a := ask(ctx, c.wire, func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
+	a := ask(by, c.wire, func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
 		resp, err := c.cli.TimeToLive(ctx, s.id, clientv3.WithAttachedKeys())
 		if err == nil && !c.seen((*pb.ResponseHeader)(resp.ResponseHeader)) {
 			err = errFormer
@@ -138,7 +138,7 @@ func (c *core) tidy(ctx context.Context, s *session) error {
 	}
 	each(before, func(h *hold) {
 		if !listed[h.name] && !h.over.Load() {
-			c.confirm(ctx, h)
+			c.confirm(by, h)
 		}
 	})
 	var remains []string
@@ -154,7 +154,7 @@ func (c *core) tidy(ctx context.Context, s *session) error {
 	each(remains, func(name string) {
 		for _, key := range []string{name, placeKey(s, name)} {
 			if listed[key] {
-				f := c.batch.do(ctx, txn{
+				f := c.batch.do(by, txn{
 					cmps: []clientv3.Cmp{clientv3.Compare(clientv3.LeaseValue(key), "=", s.id)},
 					then: []clientv3.Op{clientv3.OpDelete(key)},
 				})

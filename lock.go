@@ -18,8 +18,9 @@ type hold struct {
 	name  string
 	token int64
 	done  chan struct{}
-	over  atomic.Bool           // not ours any more; set before done is closed
-	next  atomic.Pointer[place] // who is first in the line, as far as known: saves a read at the release
+	over  atomic.Bool // not ours any more; set before done is closed
+	next  *place      // who was first in the line when this lock came through it
+	lined bool        // it came through the line: others will wait there
 
 	// guarded by core.mu
 	lost     bool // and the holder has not been told by Unlock yet
@@ -46,9 +47,7 @@ func (c Client) Lock(name, value string, quit <-chan bool) Report {
 	if err := c.check(name, value); err != nil {
 		return report(nil, fmt.Errorf("locker: lock %q: %w", name, err))
 	}
-	ctx, cancel := c.bounded(c.ctx)
-	defer cancel()
-	h, err := c.lock(ctx, name, value, quit)
+	h, err := c.lock(c.bound(c.ctx), name, value, quit)
 	if err != nil {
 		err = fmt.Errorf("locker: lock %q: %w", name, err)
 	}
@@ -141,7 +140,7 @@ func (c Client) checkName(name string) error {
 }
 
 // lock is Lock; it returns nil when somebody else has the lock.
-func (c *core) lock(ctx context.Context, name, value string, quit <-chan bool) (*hold, error) {
+func (c *core) lock(by bound, name, value string, quit <-chan bool) (*hold, error) {
 	for {
 		c.mu.Lock()
 		ok, settled := c.seats.take(name)
@@ -152,29 +151,27 @@ func (c *core) lock(ctx context.Context, name, value string, quit <-chan bool) (
 		if settled == nil {
 			return nil, nil
 		}
-		select {
-		case <-settled:
-		case <-ctx.Done():
-			return nil, ended(ctx, nil)
+		if err := by.wait(settled); err != nil {
+			return nil, err
 		}
 	}
-	s, token, err := c.try(ctx, name, value)
+	s, token, err := c.try(by, name, value)
 	if err != nil || token == 0 {
 		c.pass(name, nil)
 		return nil, err
 	}
-	return c.checked(c.begin(s, name, token, quit))
+	return c.checked(c.begin(&hold{s: s, name: name, token: token}, quit))
 }
 
 // try is one attempt to take the lock, with the seat; token is 0 when somebody else has it.
-func (c *core) try(ctx context.Context, name, value string) (*session, int64, error) {
+func (c *core) try(by bound, name, value string) (*session, int64, error) {
 	for {
-		s, err := c.session(ctx)
+		s, err := c.session(by)
 		if err != nil {
 			return nil, 0, err
 		}
-		token, err := c.put(ctx, s, name, value)
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) && ctx.Err() == nil {
+		token, err := c.put(by, s, name, value)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			s.lose(err)
 			continue
 		}
@@ -183,14 +180,13 @@ func (c *core) try(ctx context.Context, name, value string) (*session, int64, er
 }
 
 // put is the transaction of Lock: put if absent.
-func (c *core) put(ctx context.Context, s *session, name, value string) (int64, error) {
+func (c *core) put(by bound, s *session, name, value string) (int64, error) {
 	t := txn{
 		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(name), "=", 0)},
 		then: []clientv3.Op{clientv3.OpPut(name, value, clientv3.WithLease(s.id))},
-		els:  []clientv3.Op{clientv3.OpGet(name)},
 	}
 	for {
-		f := c.batch.do(ctx, t)
+		f := c.batch.do(by, t)
 		if f.loose {
 			c.loose(s)
 		}
@@ -200,12 +196,15 @@ func (c *core) put(ctx context.Context, s *session, name, value string) (int64, 
 		if f.resp.Succeeded {
 			return f.resp.Header.Revision, nil
 		}
-		kv := kvOf(f.resp, 0)
-		if kv == nil || kv.Lease != int64(s.id) {
+		if !f.resent && !s.tainted.Load() {
 			return 0, nil
 		}
-		// What is left of an earlier attempt that got no answer. It is put again, not adopted as it is: a late
+		// It may be what is left of an attempt that got no answer. That is put again, not adopted as it is: a late
 		// Unlock of that attempt names its revision, and must not delete this one.
+		kv, _, err := c.read(by, name)
+		if err != nil || kv.GetLease() != int64(s.id) {
+			return 0, err
+		}
 		t.cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(name), "=", kv.ModRevision)}
 	}
 }
@@ -219,11 +218,11 @@ func kvOf(resp *clientv3.TxnResponse, i int) *mvccpb.KeyValue {
 }
 
 // begin is the start of a hold, by whoever has the seat. The caller must have it checked by whom it goes to.
-func (c *core) begin(s *session, name string, token int64, quit <-chan bool) *hold {
-	h := &hold{s: s, name: name, token: token, done: make(chan struct{})}
+func (c *core) begin(h *hold, quit <-chan bool) *hold {
+	h.done = make(chan struct{})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	seat := c.seats.get(name)
+	seat := c.seats.get(h.name)
 	if old := seat.lost; old != nil {
 		seat.lost = nil
 		c.unlisten(old)
@@ -231,7 +230,7 @@ func (c *core) begin(s *session, name string, token int64, quit <-chan bool) *ho
 	seat.hold = h
 	seat.settledNow()
 	c.listen(quit, h)
-	l("held", "name", name, "token", token)
+	l("held", "name", h.name, "token", h.token)
 	return h
 }
 

@@ -10,7 +10,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -106,8 +105,7 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 		timeout: timeout, ttl: ttl,
 		seats: seats{}, listeners: map[<-chan bool]*listener{}, queues: map[string]*queue{},
 	}
-	// Not the caller's ctx: giving back goes on after its end. Without a leader a request is to fail, not to hang.
-	c.wireCtx, c.hangUp = context.WithCancel(clientv3.WithRequireLeader(context.WithoutCancel(ctx)))
+	c.wireCtx, c.hangUp = context.WithCancel(context.WithoutCancel(ctx)) // giving back goes on after the caller's ctx
 	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
 	c.batch = &batch{wire: c.wire, ctx: c.wireCtx, limit: maxOps}
 	client := Client{c}
@@ -115,9 +113,7 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 	c.unbind = context.AfterFunc(ctx, func() { client.Close() })
 	c.mu.Unlock()
 
-	first, cancel := c.bounded(c.ctx)
-	defer cancel()
-	if _, err := c.session(first); err != nil {
+	if _, err := c.session(c.bound(c.ctx)); err != nil {
 		err = fmt.Errorf("locker: no session with etcd at %v: %w", cli.Endpoints(), err)
 		if ctx.Err() != nil {
 			err = errors.Join(err, ctx.Err())
@@ -128,13 +124,11 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 	return client, nil
 }
 
-// bounded is a ctx for one request.
-func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, c.timeout)
-}
+// bound is the client's timeout, from now on.
+func (c *core) bound(ctx context.Context) bound { return bound{ctx, time.Now().Add(c.timeout)} }
 
 // session is the session of new locks: the current one, or a new one if that was lost.
-func (c *core) session(ctx context.Context) (*session, error) {
+func (c *core) session(by bound) (*session, error) {
 	c.mu.Lock()
 	s := c.current
 	if s == nil {
@@ -147,6 +141,13 @@ func (c *core) session(ctx context.Context) (*session, error) {
 		c.sessions.Go(func() { c.keep(s) })
 	}
 	c.mu.Unlock()
+	select {
+	case <-s.ready:
+		return s, nil
+	default:
+	}
+	ctx, cancel := by.context()
+	defer cancel()
 	select {
 	case <-s.ready:
 		return s, nil
@@ -169,13 +170,12 @@ func (c *core) keep(s *session) {
 	})
 	s.run(c.timeout)
 	janitor.Wait()
-	if errors.Is(s.why(), rpctypes.ErrLeaseNotFound) {
+	// Not after a loss: whoever held a lock is told of it well before another can have it, so etcd is left to find
+	// out by itself.
+	if !errors.Is(s.why(), ErrClosed) {
 		return
 	}
-	// Also of a session that was lost: its locks are told to be lost, and need not stay locked until etcd finds out.
-	ctx, cancel := c.bounded(c.wireCtx)
-	defer cancel()
-	if err := s.revoke(ctx); err != nil {
+	if err := s.revoke(c.bound(c.wireCtx)); err != nil {
 		l("lease not given back", "lease", int64(s.id), "err", err)
 		c.mu.Lock()
 		s.unrevoked = err
@@ -202,7 +202,7 @@ func (c Client) Get(name string) (string, error) {
 	err := c.checkName(name)
 	var kv *mvccpb.KeyValue
 	if err == nil {
-		kv, _, err = c.read(c.ctx, name)
+		kv, _, err = c.read(c.bound(c.ctx), name)
 	}
 	switch {
 	case err != nil:
@@ -214,10 +214,8 @@ func (c Client) Get(name string) (string, error) {
 }
 
 // read is the key of a lock, nil if there is none, and the revision at which that is so.
-func (c *core) read(ctx context.Context, name string) (*mvccpb.KeyValue, int64, error) {
-	ctx, cancel := c.bounded(ctx)
-	defer cancel()
-	f := c.batch.send(ctx, txn{then: []clientv3.Op{clientv3.OpGet(name)}})
+func (c *core) read(by bound, name string) (*mvccpb.KeyValue, int64, error) {
+	f := c.batch.send(by, txn{then: []clientv3.Op{clientv3.OpGet(name)}})
 	if f.err != nil {
 		return nil, 0, f.err
 	}

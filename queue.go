@@ -121,6 +121,7 @@ func (c *core) follow(ctx context.Context, q *queue) {
 	defer q.cancel()
 	// No start revision: a watch that starts in the past is served only every 100 ms.
 	opts := []clientv3.OpOption{clientv3.WithFilterPut(), clientv3.WithCreatedNotify()}
+	ctx = clientv3.WithRequireLeader(ctx)
 	places := c.cli.Watch(ctx, q.key, opts...)
 	locks := c.cli.Watch(ctx, q.name, opts...)
 	created := 0
@@ -179,14 +180,12 @@ func (c *core) lockWait(outer context.Context, name, value string, quit <-chan b
 	if h != nil {
 		return c.checked(h)
 	}
-	s, token, next, err := c.stand(ctx, name, value)
-	if err != nil {
-		c.tasks.start(func() { c.leave(s, name) })
+	h = &hold{name: name}
+	if err := c.stand(ctx, h, value); err != nil {
+		c.tasks.start(func() { c.leave(h.s, name) })
 		return nil, err
 	}
-	h = c.begin(s, name, token, quit)
-	h.next.Store(next)
-	return c.checked(h)
+	return c.checked(c.begin(h, quit))
 }
 
 // seated waits for the seat. The lock may come with it.
@@ -221,52 +220,51 @@ func (c *core) seated(ctx context.Context, name, value string, quit <-chan bool)
 	return nil, fmt.Errorf("%w: %w", LockDenied{name}, ended(ctx, nil))
 }
 
-// stand takes the lock, with the seat, and stands in the line for it if it must. It returns the session, the token
-// and who is next, as far as known. After an error leave must be called: the line, or even the lock, may have been
-// reached.
-func (c *core) stand(ctx context.Context, name, value string) (*session, int64, *place, error) {
+// stand takes the lock, with the seat, and stands in the line for it if it must. After an error leave must be called:
+// the line, or even the lock, may have been reached.
+func (c *core) stand(ctx context.Context, h *hold, value string) error {
 	for {
-		s, q, token, err := c.approach(ctx, name, value)
-		if err != nil || token > 0 {
-			return s, token, nil, err
+		q, err := c.approach(ctx, h, value)
+		if err != nil || h.token > 0 {
+			return err
 		}
-		token, v, err := c.enter(ctx, s, q, value)
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) && ctx.Err() == nil {
-			s.lose(err)
+		var v view
+		h.token, v, err = c.enter(ctx, h.s, q, value)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			h.s.lose(err)
 			continue
 		}
-		var next *place
-		if err == nil && token == 0 {
-			token, next, err = c.wait(ctx, s, q, value, v)
+		if h.lined = true; err == nil && h.token == 0 {
+			h.token, h.next, err = c.wait(ctx, h.s, q, value, v)
 		}
-		c.rest(name)
-		return s, token, next, err
+		c.rest(h.name)
+		return err
 	}
 }
 
 // approach tries to take the lock at once, where nothing says that it is contended, and else opens the queue.
-func (c *core) approach(ctx context.Context, name, value string) (*session, *queue, int64, error) {
-	ctx, cancel := c.bounded(ctx)
-	defer cancel()
-	s, err := c.session(ctx)
+func (c *core) approach(ctx context.Context, h *hold, value string) (*queue, error) {
+	by := c.bound(ctx)
+	s, err := c.session(by)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
-	q := c.queueOf(s, name, false)
-	if q == nil {
-		var token int64
-		if s, token, err = c.try(ctx, name, value); err != nil || token > 0 {
-			return s, nil, token, err
+	h.s = s
+	if c.queueOf(s, h.name, false) == nil {
+		if h.s, h.token, err = c.try(by, h.name, value); err != nil || h.token > 0 {
+			return nil, err
 		}
 	}
+	ctx, cancel := by.context()
+	defer cancel()
 	for {
-		q = c.queueOf(s, name, true)
+		q := c.queueOf(h.s, h.name, true)
 		select {
 		case <-q.ready:
-			return s, q, 0, nil
+			return q, nil
 		case <-q.broken:
 			if !classify(q.err).passing {
-				return s, nil, 0, fmt.Errorf("watching the line: %w", q.err)
+				return nil, fmt.Errorf("watching the line: %w", q.err)
 			}
 			err = q.err
 			select {
@@ -274,8 +272,8 @@ func (c *core) approach(ctx context.Context, name, value string) (*session, *que
 			case <-ctx.Done():
 			}
 		case <-ctx.Done():
-			c.rest(name)
-			return s, nil, 0, ended(ctx, err)
+			c.rest(h.name)
+			return nil, ended(ctx, err)
 		}
 	}
 }
@@ -385,9 +383,7 @@ func (c *core) claim(ctx context.Context, s *session, q *queue, value string, v 
 
 // change sends a transaction that takes the lock, or says what is there instead: the lock first, the own place last.
 func (c *core) change(ctx context.Context, s *session, t txn) (int64, view, error) {
-	ctx, cancel := c.bounded(ctx)
-	defer cancel()
-	f := c.batch.do(ctx, t)
+	f := c.batch.do(c.bound(ctx), t)
 	if f.loose {
 		c.loose(s)
 	}
@@ -404,8 +400,6 @@ func (c *core) change(ctx context.Context, s *session, t txn) (int64, view, erro
 // that has come so far will do, and no quorum is asked; the reading tells a lock that was handed over from a place
 // that an outsider deleted.
 func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
-	ctx, cancel := c.bounded(ctx)
-	defer cancel()
 	ops := []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpGet(q.key), first(q.name)}
 	if since > 0 {
 		for i, key := range []string{q.name, q.key} {
@@ -413,7 +407,7 @@ func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
 		}
 		ops[2] = clientv3.OpGet(q.name+waiting, append(clientv3.WithFirstCreate(), clientv3.WithSerializable())...)
 	}
-	f := c.batch.send(ctx, txn{then: ops})
+	f := c.batch.send(c.bound(ctx), txn{then: ops})
 	switch {
 	case f.err != nil:
 		return view{}, f.err
@@ -433,16 +427,14 @@ func (c *core) leave(s *session, name string) {
 		c.pass(name, nil) // there was nothing, or it goes with the lease
 		return
 	}
-	ctx, cancel := c.bounded(c.wireCtx)
-	defer cancel()
-	f := c.batch.do(ctx, txn{then: []clientv3.Op{clientv3.OpDelete(placeKey(s, name)), clientv3.OpGet(name)}})
+	f := c.batch.do(c.bound(c.wireCtx), txn{then: []clientv3.Op{clientv3.OpDelete(placeKey(s, name)), clientv3.OpGet(name)}})
 	if f.err != nil {
 		c.loose(s)
 		c.pass(name, nil)
 		return
 	}
 	if kv := kvOf(f.resp, 1); kv != nil && kv.Lease == int64(s.id) {
-		c.finish(c.begin(s, name, kv.ModRevision, nil))
+		c.finish(c.begin(&hold{s: s, name: name, token: kv.ModRevision}, nil))
 		return
 	}
 	c.pass(name, nil)

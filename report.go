@@ -10,10 +10,10 @@ import (
 // DefaultValue is a value for locks whose value does not matter.
 const DefaultValue = "ok"
 
-// The two values of Report.Msg.
+// The two values of Report.Msg, typed and untyped as in the fork that this API comes from.
 const (
 	Fail    string = "fail"
-	Success string = "success"
+	Success        = "success"
 )
 
 // The errors that callers can test for with errors.Is. They arrive wrapped.

@@ -39,7 +39,8 @@ type session struct {
 	lost  chan struct{} // closed when the lease must be taken for lost, or was given back
 	kick  chan struct{} // asks for a renewal at once; of capacity 1
 
-	untidy    chan struct{} // tells the janitor of a request without an answer; of capacity 1
+	tainted   atomic.Bool   // a request was left without an answer: what carries this lease may be nobody's
+	untidy    chan struct{} // tells the janitor of such a request; of capacity 1
 	watched   int           // held keys that are watched; guarded by core.mu
 	unrevoked error         // why the lease could not be given back; guarded by core.mu, until keep has ended
 
@@ -164,10 +165,7 @@ func (s *session) why() error {
 
 // run grants the lease and renews it until the session is lost or told to end. Then it gives the lease back.
 func (s *session) run(timeout time.Duration) {
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
-	err := s.grant(ctx)
-	cancel()
-	if err != nil {
+	if err := s.grant(bound{s.ctx, time.Now().Add(timeout)}); err != nil {
 		s.lose(fmt.Errorf("granting a lease: %w", err))
 	} else {
 		l("session", "lease", int64(s.id), "ttl", s.granted())
@@ -177,9 +175,9 @@ func (s *session) run(timeout time.Duration) {
 	}
 }
 
-func (s *session) grant(ctx context.Context) error {
+func (s *session) grant(by bound) error {
 	first := now()
-	a := ask(ctx, s.w, func(ctx context.Context) (int64, error) {
+	a := ask(by, s.w, func(ctx context.Context) (int64, error) {
 		sent := now()
 		resp, err := s.leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{
 			ID: int64(s.id), TTL: int64(s.granted().Seconds())})
@@ -211,8 +209,8 @@ func (s *session) unlessLate(sent moment, ttl time.Duration) error {
 }
 
 // revoke gives the lease back, and with it whatever is still attached to it.
-func (s *session) revoke(ctx context.Context) error {
-	a := ask(ctx, s.w, func(ctx context.Context) (*pb.LeaseRevokeResponse, error) {
+func (s *session) revoke(by bound) error {
+	a := ask(by, s.w, func(ctx context.Context) (*pb.LeaseRevokeResponse, error) {
 		resp, err := s.leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(s.id)})
 		return resp, rpctypes.Error(err)
 	})
@@ -244,7 +242,7 @@ func (s *session) open() *pulse {
 	p := &pulse{ask: make(chan struct{}, 1), beats: make(chan beat, 1), cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		stream, err := s.leases.LeaseKeepAlive(ctx)
+		stream, err := s.leases.LeaseKeepAlive(clientv3.WithRequireLeader(ctx))
 		for err == nil {
 			select {
 			case <-p.ask:

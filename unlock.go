@@ -1,7 +1,6 @@
 package locker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -57,18 +56,16 @@ func (c *core) finish(h *hold) error {
 // giveBack gives back the key of a retired hold, and then the seat. A goroutine that waits for the seat gets the
 // lock itself where nobody waits in etcd: one commit instead of two.
 func (c *core) giveBack(h *hold) error {
-	ctx, cancel := c.bounded(c.wireCtx)
-	defer cancel()
 	c.mu.Lock()
 	heir := c.seats.heir(h.name)
 	c.mu.Unlock()
-	token, err := c.release(ctx, h, heir)
+	token, err := c.release(c.bound(c.wireCtx), h, heir)
 	l("released", "name", h.name, "token", h.token, "inherited", token, "err", err)
 	if token == 0 {
 		c.pass(h.name, heir)
 		return err
 	}
-	c.inherit(c.begin(h.s, h.name, token, heir.quit), heir)
+	c.inherit(c.begin(&hold{s: h.s, name: h.name, token: token, lined: h.lined}, heir.quit), heir)
 	return nil
 }
 
@@ -96,21 +93,21 @@ func (c *core) pass(name string, w *waiter) {
 // for heir, with the token that is returned then.
 //
 // All of it rests on one comparison: the key is as we put it.
-func (c *core) release(ctx context.Context, h *hold, heir *waiter) (int64, error) {
-	mine := clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)
-	next := h.next.Load()
-	lined := true   // the line may be looked at
+func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
+	next := h.next
+	plain := false  // delete, whoever waits
 	resent := false // what is found may be our own doing
 	for {
-		t := txn{cmps: []clientv3.Cmp{mine}, els: []clientv3.Op{clientv3.OpGet(h.name)}}
-		remains := next != nil && (next.lease == h.s.id || next.lease == clientv3.NoLease)
+		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)}}
+		stray := next != nil && (next.lease == h.s.id || next.lease == clientv3.NoLease) // nobody stands there
 		switch {
-		case !lined:
+		case plain:
+			heir = nil
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		case next != nil:
 			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(next.key), "=", next.create))
 			t.then = []clientv3.Op{clientv3.OpDelete(next.key)}
-			if !remains {
+			if !stray {
 				t.then = append(t.then, clientv3.OpPut(h.name, next.value, clientv3.WithLease(next.lease)))
 			}
 		case heir != nil:
@@ -120,20 +117,38 @@ func (c *core) release(ctx context.Context, h *hold, heir *waiter) (int64, error
 			t.cmps = append(t.cmps, nobody(h.name))
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		}
-		if lined {
-			t.els = append(t.els, first(h.name))
+		if h.lined { // others are likely to wait: have the answer say who
+			t.els = ahead(h.name, plain)
 		}
-		f := c.batch.do(ctx, t)
+		f := c.batch.do(by, t)
 		resent = resent || f.resent
+		if f.err == nil && f.resp.Succeeded {
+			switch {
+			case plain || next != nil && !stray:
+				return 0, nil
+			case stray:
+				next = nil
+				continue
+			case heir != nil:
+				return f.resp.Header.Revision, nil
+			}
+			return 0, nil
+		}
+		if f.err == nil && !h.lined {
+			f = c.batch.send(by, txn{then: ahead(h.name, plain)})
+		}
 		switch {
 		case f.err == nil:
-		case lined && (errors.Is(f.err, rpctypes.ErrPermissionDenied) || errors.Is(f.err, rpctypes.ErrNoSpace)):
-			// No right to see the line, or no room for a put, though this one may have been applied. A plain
-			// delete wakes the line as well.
-			lined, resent = false, resent || f.loose
+		case !plain && (errors.Is(f.err, rpctypes.ErrPermissionDenied) || errors.Is(f.err, rpctypes.ErrNoSpace)):
+			// No right to see the line, or no room for a put, though that one may have been applied. The line
+			// wakes up for a plain delete as well.
+			plain, resent = true, resent || f.loose
+			if f.loose {
+				c.loose(h.s)
+			}
 			continue
 		case errors.Is(f.err, rpctypes.ErrLeaseNotFound) && next != nil:
-			next = nil // gone, and its place with it
+			next = nil // it is gone, and its place with it
 			continue
 		case errors.Is(f.err, rpctypes.ErrLeaseNotFound):
 			h.s.lose(f.err)
@@ -142,20 +157,10 @@ func (c *core) release(ctx context.Context, h *hold, heir *waiter) (int64, error
 			c.loose(h.s)
 			return 0, f.err
 		}
-		if f.resp.Succeeded {
-			switch {
-			case lined && remains:
-				next = nil
-				continue
-			case lined && next == nil && heir != nil:
-				return f.resp.Header.Revision, nil
-			}
-			return 0, nil
-		}
 		kv := kvOf(f.resp, 0)
 		switch {
 		case kv != nil && kv.ModRevision == h.token:
-			if next = nil; lined {
+			if next = nil; !plain {
 				next = placeOf(kvOf(f.resp, 1))
 			}
 		case kv != nil && kv.Lease == int64(h.s.id) && heir != nil && resent:
@@ -166,4 +171,13 @@ func (c *core) release(ctx context.Context, h *hold, heir *waiter) (int64, error
 			return 0, ErrLost
 		}
 	}
+}
+
+// ahead reads the key, and who is first in the line unless that is not to be looked at.
+func ahead(name string, plain bool) []clientv3.Op {
+	ops := []clientv3.Op{clientv3.OpGet(name)}
+	if !plain {
+		ops = append(ops, first(name))
+	}
+	return ops
 }

@@ -126,7 +126,7 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 		}
 	}
 	// First the watch, then the reading: nothing falls between them.
-	changes := c.cli.Watch(ctx, name, clientv3.WithCreatedNotify())
+	changes := c.cli.Watch(clientv3.WithRequireLeader(ctx), name, clientv3.WithCreatedNotify())
 	late := time.NewTimer(c.timeout)
 	defer late.Stop()
 	select {
@@ -137,7 +137,7 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 	case <-late.C:
 		return fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)
 	}
-	kv, at, err := c.read(ctx, name)
+	kv, at, err := c.read(c.bound(ctx), name)
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 				}
 			}
 		case <-check.C:
-			if is, _, err := c.read(ctx, name); err == nil && is.GetModRevision() != kv.GetModRevision() {
+			if is, _, err := c.read(c.bound(ctx), name); err == nil && is.GetModRevision() != kv.GetModRevision() {
 				return nil
 			}
 		case <-ctx.Done():

@@ -217,6 +217,11 @@ func TestIsolate(t *testing.T) {
 	// A leader that is cut off steps down, though it hears from its clients.
 	first = leader(t, c)
 	check(t, c.Isolate(first))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := client(t, all[first]).Put(ctx, "key", "lost"); err == nil {
+		t.Fatal("the isolated leader has committed a write")
+	}
 	next := leader(t, c)
 	if next == first {
 		t.Fatalf("the isolated member %d leads", first)
@@ -227,6 +232,12 @@ func TestIsolate(t *testing.T) {
 		s, err := client(t, all[first]).Status(ctx, all[first])
 		return err == nil && s.Leader == 0
 	})
+	// Had the write reached anybody, the new leader would have committed it by now.
+	got, err := client(t, all[next]).Get(t.Context(), "key")
+	check(t, err)
+	if value := string(got.Kvs[0].Value); value != "2" {
+		t.Fatalf("the isolated leader's followers know %q", value)
+	}
 	put(t, client(t, all[next]), "3")
 	if got, err := local(t, all[first]); err != nil || got != "2" {
 		t.Fatalf("the isolated leader knows %q, %v", got, err)

@@ -1,0 +1,770 @@
+package locker
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+func TestHandOverIsOneCommit(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	a, b := newClient(t, 5, 30), newClient(t, 5, 30)
+	first := a.Lock(name, "a", nil)
+	require.Equal(t, Success, first.Msg)
+	turn := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	place, err := etcd.Get(ctx, name+waiting, clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Equal(t, strconv.FormatInt(place.Kvs[0].Lease, 16), strings.TrimPrefix(string(place.Kvs[0].Key), name+waiting))
+	require.Equal(t, "b", string(place.Kvs[0].Value))
+
+	require.NoError(t, a.Unlock(name, nil))
+	second := gotLock(t, turn)
+	require.False(t, first.Held())
+	require.True(t, second.Held())
+	require.Greater(t, second.Token, first.Token)
+
+	history := changes(t, etcd, name, first.Token)
+	require.Len(t, history, 3, "taken, entered, handed over")
+	last := history[2]
+	require.Equal(t, second.Token, last.revision)
+	require.Equal(t, map[string]string{
+		name:                     "put b",
+		string(place.Kvs[0].Key): "delete",
+	}, last.what)
+	require.Equal(t, place.Kvs[0].Lease, last.lease)
+}
+
+// Wherever a hand-over stands, there is no moment at which a third client, or another goroutine, gets in.
+func TestLockCannotBargeIn(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	thief := newClient(t, 5, 30)
+	var tries atomic.Int64
+	steal := func() {
+		tries.Add(1)
+		if r := thief.Lock(name, "thief", nil); r.Msg != Fail || r.Err != nil {
+			t.Errorf("barged in: %+v", r)
+		}
+	}
+	a := tapped(t, machines, 30, func(ctx context.Context, req, reply any, send sender) error {
+		if deletes(req, name) || puts(req, name) && deletes(req, name+waiting) { // all that may give it away
+			steal()
+			defer steal()
+		}
+		return send(ctx, reply)
+	}, nil)
+	stolen := make(chan struct{})
+	b := tapped(t, machines, 30, nil, func(key string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 && strings.HasPrefix(key, name+waiting) { // ours, and we do not know it yet
+			steal()
+			close(stolen)
+		}
+	})
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	turn := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, a.Unlock(name, nil))
+	gotLock(t, turn)
+	<-stolen
+	require.GreaterOrEqual(t, tries.Load(), int64(3))
+}
+
+func TestLockCannotBargeInWithinAProcess(t *testing.T) {
+	t.Parallel()
+	ctx, name := limited(t), newName()
+	sent := newGate()
+	c := tapped(t, machines, 30, func(ctx context.Context, req, reply any, send sender) error {
+		err := send(ctx, reply)
+		if puts(req, name) && compares(req, name, pb.Compare_MOD) {
+			return sent.pass(ctx, err)
+		}
+		return err
+	}, nil)
+	require.Equal(t, Success, c.Lock(name, "holder", nil).Msg)
+	turn := wait(ctx, c, name, "heir")
+	awaitLine(t, c, name, 1)
+	released := make(chan error, 1)
+	go func() { released <- c.Unlock(name, nil) }()
+	sent.awaitArrival(t)
+	thief := make(chan Report, 1)
+	go func() { thief <- c.Lock(name, "thief", nil) }()
+	select {
+	case r := <-thief:
+		require.Equal(t, Report{Msg: Fail, Done: over}, r)
+		sent.open()
+	case <-time.After(50 * time.Millisecond): // it may wait for the end of the release
+		sent.open()
+		require.Equal(t, Report{Msg: Fail, Done: over}, outcomeOf(t, thief))
+	}
+	require.Equal(t, Success, outcomeOf(t, turn).Msg)
+	require.NoError(t, <-released)
+}
+
+// The holder has read who is next, and that waiter leaves before the lock is sent its way.
+func TestHandOverToOneWhoHasLeft(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	handing := newGate()
+	a := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+		if puts(req, name) && deletes(req, name+waiting) && compares(req, name, pb.Compare_MOD) {
+			if err := handing.pass(ctx, nil); err != nil {
+				return err
+			}
+		}
+		return send(ctx, reply)
+	}, nil)
+	b, c := newClient(t, 5, 60), newClient(t, 5, 60)
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	leaving, leave := context.WithCancel(ctx)
+	gone := wait(leaving, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	turn := wait(ctx, c, name, "c")
+	awaitPlaces(t, etcd, name, 2)
+
+	released := make(chan error, 1)
+	go func() { released <- a.Unlock(name, nil) }()
+	handing.awaitArrival(t)
+	leave()
+	require.ErrorIs(t, outcomeOf(t, gone).Err, context.Canceled)
+	awaitPlaces(t, etcd, name, 1)
+	handing.open()
+	require.NoError(t, <-released)
+	gotLock(t, turn)
+	require.NoError(t, c.Unlock(name, nil))
+	nothingLeft(t, etcd, name)
+}
+
+// The lock is sent to a waiter that gives up before it hears of it.
+func TestHandedLockIsPassedOn(t *testing.T) {
+	t.Parallel()
+	for _, next := range []string{"another client", "another goroutine", "nobody"} {
+		t.Run(next, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			event := newGate()
+			a, c := newClient(t, 5, 60), newClient(t, 5, 60)
+			b := tapped(t, machines, 60, nil, func(key string, resp *clientv3.WatchResponse) {
+				if len(resp.Events) > 0 && strings.HasPrefix(key, name+waiting) {
+					event.pass(ctx, nil)
+				}
+			})
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			leaving, leave := context.WithCancel(ctx)
+			gone := wait(leaving, b, name, "b")
+			awaitPlaces(t, etcd, name, 1)
+			var turn <-chan Report
+			switch next {
+			case "another client":
+				turn = wait(ctx, c, name, "c")
+				awaitPlaces(t, etcd, name, 2)
+			case "another goroutine":
+				turn = wait(ctx, b, name, "b2")
+				awaitLine(t, b, name, 1)
+			}
+			require.NoError(t, a.Unlock(name, nil))
+			event.awaitArrival(t)
+			value, err := a.Get(name)
+			require.NoError(t, err)
+			require.Equal(t, "b", value, "not handed over")
+			leave()
+			r := outcomeOf(t, gone)
+			require.Equal(t, Fail, r.Msg)
+			require.ErrorIs(t, r.Err, context.Canceled)
+			if turn != nil { // the TTL is a minute, and the watches are stuck
+				gotLock(t, turn)
+			} else {
+				nothingLeft(t, etcd, name)
+			}
+			event.open()
+		})
+	}
+}
+
+// The same within a process: the release has put the lock for the heir, who gives up before the answer is here.
+func TestInheritedLockIsPassedOn(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	sent := newGate()
+	c := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+		err := send(ctx, reply)
+		if puts(req, name) && compares(req, name, pb.Compare_MOD) {
+			return sent.pass(ctx, err)
+		}
+		return err
+	}, nil)
+	require.Equal(t, Success, c.Lock(name, "holder", nil).Msg)
+	leaving, leave := context.WithCancel(ctx)
+	gone := wait(leaving, c, name, "heir")
+	awaitLine(t, c, name, 1)
+	released := make(chan error, 1)
+	go func() { released <- c.Unlock(name, nil) }()
+	sent.awaitArrival(t)
+	leave()
+	require.ErrorIs(t, outcomeOf(t, gone).Err, context.Canceled)
+	other := newClient(t, 5, 60)
+	turn := wait(ctx, other, name, "other")
+	awaitPlaces(t, etcd, name, 1)
+	sent.open()
+	require.NoError(t, <-released)
+	gotLock(t, turn)
+}
+
+// A release that comes late, after the lock was lost and taken by somebody else, must not touch it.
+func TestLateReleaseLeavesTheNextHolderAlone(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"nobody waits", "somebody waits", "a goroutine waits"} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			releasing := newGate()
+			a := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+				if deletes(req, name) || puts(req, name) && compares(req, name, pb.Compare_MOD) {
+					if err := releasing.pass(ctx, nil); err != nil {
+						return err
+					}
+				}
+				return send(ctx, reply)
+			}, nil)
+			b, c := newClient(t, 5, 60), newClient(t, 5, 60)
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			if line == "a goroutine waits" {
+				leaving, leave := context.WithCancel(ctx)
+				heir := wait(leaving, a, name, "heir")
+				awaitLine(t, a, name, 1)
+				defer func() { leave(); outcomeOf(t, heir) }()
+			}
+			released := make(chan error, 1)
+			go func() { released <- a.Unlock(name, nil) }()
+			releasing.awaitArrival(t)
+			_, err := etcd.Delete(ctx, name)
+			require.NoError(t, err)
+			held := b.Lock(name, "b", nil)
+			require.Equal(t, Success, held.Msg)
+			if line == "somebody waits" {
+				leaving, leave := context.WithCancel(ctx)
+				waits := wait(leaving, c, name, "c")
+				awaitPlaces(t, etcd, name, 1)
+				defer func() { leave(); outcomeOf(t, waits) }()
+			}
+			releasing.open()
+			if err := <-released; err != nil { // nil when it was sent twice: then it may have been its own doing
+				require.ErrorIs(t, err, ErrLost)
+			}
+			resp, err := etcd.Get(ctx, name)
+			require.NoError(t, err)
+			require.Len(t, resp.Kvs, 1)
+			require.Equal(t, held.Token, resp.Kvs[0].ModRevision)
+			require.True(t, held.Held())
+			require.NoError(t, b.Unlock(name, nil))
+		})
+	}
+}
+
+// A request of ours that entered the line, and got no answer, arrives when we have come and gone.
+func TestLateEntryIsRemoved(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	a := newClient(t, 5, 2)
+	var once sync.Once
+	deliver := make(chan func() error, 1)
+	b := tapped(t, machines, 2, func(ctx context.Context, req, reply any, send sender) error {
+		if !enters(req, name) {
+			return send(ctx, reply)
+		}
+		lost := false
+		once.Do(func() {
+			lost = true
+			later := context.WithoutCancel(ctx)
+			deliver <- func() error { return send(later, new(pb.TxnResponse)) }
+		})
+		if lost {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return send(ctx, reply)
+	}, nil)
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	turn := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, a.Unlock(name, nil))
+	gotLock(t, turn)
+	require.NoError(t, b.Unlock(name, nil))
+	nothingLeft(t, etcd, name)
+
+	require.NoError(t, (<-deliver)())
+	start := time.Now()
+	turn = wait(ctx, a, name, "a") // whatever it has left behind, a place or the lock, stops nobody for long
+	gotLock(t, turn)
+	require.NoError(t, a.Unlock(name, nil))
+	require.Less(t, time.Since(start), 4*time.Second)
+	nothingLeft(t, etcd, name)
+}
+
+// crash makes a client's lease go as if its process had died and the TTL had passed.
+func crash(t *testing.T, etcd *clientv3.Client, c Client) {
+	t.Helper()
+	_, err := etcd.Revoke(context.Background(), c.current.id)
+	require.NoError(t, err)
+}
+
+func TestHolderCrashes(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	net := newNetwork(t, machines)
+	a, b, c := tapped(t, net.endpoints(), 2, nil, nil), newClient(t, 5, 2), newClient(t, 5, 2)
+	held := a.Lock(name, "a", nil)
+	require.Equal(t, Success, held.Msg)
+	first := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	second := wait(ctx, c, name, "c")
+	awaitPlaces(t, etcd, name, 2)
+
+	net.hold()
+	start := time.Now()
+	r := gotLock(t, first)
+	require.Less(t, time.Since(start), 4*time.Second, "TTL + 2 s")
+	require.Greater(t, r.Token, held.Token)
+	require.False(t, held.Held())
+	require.Empty(t, second)
+	net.heal()
+	require.NoError(t, b.Unlock(name, nil))
+	gotLock(t, second)
+}
+
+func TestHolderAndFirstWaiterCrash(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"together", "the waiter after the hand-over", "the waiter first", "the holder first"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			neta, netb := newNetwork(t, machines), newNetwork(t, machines)
+			a, b := tapped(t, neta.endpoints(), 2, nil, nil), tapped(t, netb.endpoints(), 2, nil, nil)
+			c := newClient(t, 5, 2)
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			lost := wait(ctx, b, name, "b")
+			awaitPlaces(t, etcd, name, 1)
+			turn := wait(ctx, c, name, "c")
+			awaitPlaces(t, etcd, name, 2)
+			limit := 4 * time.Second // TTL + 2 s
+			start := time.Now()
+			switch when {
+			case "together":
+				neta.hold()
+				netb.hold()
+			case "the waiter after the hand-over":
+				netb.hold()
+				start = time.Now()
+				require.NoError(t, a.Unlock(name, nil))
+			case "the waiter first":
+				crash(t, etcd, b)
+				crash(t, etcd, a)
+			case "the holder first":
+				netb.hold()
+				crash(t, etcd, a)
+			}
+			gotLock(t, turn)
+			require.Less(t, time.Since(start), limit)
+			neta.heal()
+			netb.heal()
+			r := outcomeOf(t, lost)
+			require.False(t, r.Held())
+			require.Equal(t, Fail, r.Msg)
+			require.ErrorIs(t, r.Err, ErrLost)
+		})
+	}
+}
+
+// A client that knows no line deletes the key: the first in the line is there in the next commit.
+func TestPlainDeleteWakesTheLine(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	old := &fork{etcd, name}
+	require.True(t, old.lock(t, "old"))
+	var turns []<-chan Report
+	for i := range 3 {
+		turns = append(turns, wait(ctx, newClient(t, 5, 60), name, fmt.Sprint(i)))
+		awaitPlaces(t, etcd, name, i+1)
+	}
+	start := old.unlock(t)
+	r := gotLock(t, turns[0]) // the re-check comes only after 20 s
+	history := changes(t, etcd, name, start)
+	require.Len(t, history, 2)
+	require.Equal(t, map[string]string{name: "delete"}, history[0].what)
+	require.Equal(t, r.Token, history[1].revision)
+	require.Equal(t, "put 0", history[1].what[name])
+	require.Len(t, history[1].what, 2, "its place went in the same commit")
+	require.Empty(t, turns[1])
+	require.Empty(t, turns[2])
+}
+
+func TestForkAndOursExcludeEachOther(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	old := &fork{etcd, name}
+	a, b := newClient(t, 5, 60), newClient(t, 5, 60)
+
+	require.True(t, old.lock(t, "old"))
+	require.Equal(t, Report{Msg: Fail, Done: over}, a.Lock(name, "a", nil))
+	require.Equal(t, Fail, a.Inspect(name).Msg)
+	value, err := a.Get(name)
+	require.NoError(t, err)
+	require.Equal(t, "old", value)
+	require.ErrorIs(t, a.Unlock(name, nil), ErrNotHeld)
+	turnA := wait(ctx, a, name, "a")
+	awaitPlaces(t, etcd, name, 1)
+	turnB := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 2)
+
+	old.unlock(t)
+	gotLock(t, turnA)
+	require.False(t, old.lock(t, "old"))
+	require.NoError(t, a.Unlock(name, nil))
+	require.False(t, old.lock(t, "old"), "free between two of ours")
+	gotLock(t, turnB)
+	require.False(t, old.lock(t, "old"))
+	require.NoError(t, b.Unlock(name, nil))
+	require.True(t, old.lock(t, "old"))
+	old.unlock(t)
+}
+
+// fork is the protocol of clients that know no line: they look, put under a lease, and delete.
+type fork struct {
+	etcd *clientv3.Client
+	name string
+}
+
+func (f *fork) lock(t *testing.T, value string) bool {
+	t.Helper()
+	ctx := t.Context()
+	resp, err := f.etcd.Get(ctx, f.name)
+	require.NoError(t, err)
+	if len(resp.Kvs) > 0 {
+		return false
+	}
+	lease, err := f.etcd.Grant(ctx, 60)
+	require.NoError(t, err)
+	_, err = f.etcd.Put(ctx, f.name, value, clientv3.WithLease(lease.ID))
+	require.NoError(t, err)
+	return true
+}
+
+// unlock returns the revision of the deletion.
+func (f *fork) unlock(t *testing.T) int64 {
+	t.Helper()
+	resp, err := f.etcd.Delete(t.Context(), f.name)
+	require.NoError(t, err)
+	require.Equal(t, int64(1), resp.Deleted)
+	return resp.Header.Revision
+}
+
+// An event that never arrives strands nobody: the waiter looks by itself now and then.
+func TestLostEventStrandsNobody(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"hand-over", "deletion"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			a := newClient(t, 5, 3)
+			dropped := make(chan struct{}, 10)
+			b := tapped(t, machines, 3, nil, func(_ string, resp *clientv3.WatchResponse) {
+				if len(resp.Events) > 0 {
+					resp.Events = nil
+					dropped <- struct{}{}
+				}
+			})
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			turn := wait(ctx, b, name, "b")
+			awaitPlaces(t, etcd, name, 1)
+			if what == "hand-over" {
+				require.NoError(t, a.Unlock(name, nil))
+			} else {
+				_, err := etcd.Delete(ctx, name)
+				require.NoError(t, err)
+			}
+			<-dropped
+			gotLock(t, turn)
+			require.NoError(t, b.Unlock(name, nil))
+		})
+	}
+}
+
+// A watch that ends, as after a compaction, is opened anew.
+func TestBrokenWatchStrandsNobody(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	a := newClient(t, 5, 60)
+	b := tapped(t, machines, 60, nil, nil)
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	turn := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	b.mu.Lock()
+	q := b.queues[name]
+	b.mu.Unlock()
+	q.cancel()
+	<-q.broken
+	require.NoError(t, a.Unlock(name, nil))
+	gotLock(t, turn) // the re-check comes only after 20 s
+}
+
+// requests counts what a client sends.
+type requests struct {
+	mu   sync.Mutex
+	sent []any // guarded by mu
+}
+
+func (r *requests) tap(ctx context.Context, req, reply any, send sender) error {
+	r.mu.Lock()
+	r.sent = append(r.sent, req)
+	r.mu.Unlock()
+	return send(ctx, reply)
+}
+
+// take returns what was sent since the last time.
+func (r *requests) take() []any {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sent := r.sent
+	r.sent = nil
+	return sent
+}
+
+// calm lets a client wait long for each answer, so that what it sends can be counted on a busy machine.
+func calm(clients ...Client) {
+	for _, c := range clients {
+		c.usual.Store(int64(10 * time.Second))
+	}
+}
+
+func TestUncontendedLockWaitIsOneTransaction(t *testing.T) {
+	t.Parallel()
+	ctx, name := limited(t), newName()
+	var sent requests
+	c := tapped(t, machines, 60, sent.tap, nil)
+	calm(c)
+	for range 3 {
+		sent.take()
+		r := c.LockWait(ctx, name, "v", nil)
+		require.Equal(t, Success, r.Msg, "%v", r.Err)
+		require.Len(t, sent.take(), 1)
+		require.NoError(t, c.Unlock(name, nil))
+		require.Len(t, sent.take(), 1)
+	}
+}
+
+// In a contended lock the release is one transaction, and the one who gets the lock writes nothing.
+func TestCostOfAHandOver(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	var sent [4]requests
+	var clients []Client
+	for i := range sent {
+		clients = append(clients, tapped(t, machines, 60, sent[i].tap, nil))
+	}
+	calm(clients...)
+	require.Equal(t, Success, clients[0].Lock(name, "v", nil).Msg)
+	turns := make([]<-chan Report, len(sent))
+	for i := 1; i < len(sent); i++ {
+		turns[i] = wait(ctx, clients[i], name, "v")
+		awaitPlaces(t, etcd, name, i)
+	}
+	for i := range len(sent) - 1 {
+		for j := range sent {
+			sent[j].take()
+		}
+		require.NoError(t, clients[i].Unlock(name, nil))
+		gotLock(t, turns[i+1])
+		if i > 0 { // the first holder found the line only when it released
+			require.Len(t, sent[i].take(), 1, "the one who releases")
+		}
+		for _, req := range sent[i+1].take() {
+			require.False(t, writes(req), "the one who gets: %v", req)
+		}
+		for j := i + 2; j < len(sent); j++ {
+			require.Empty(t, sent[j].take(), "one who waits on")
+		}
+	}
+}
+
+// Within a process the lock changes hands in one transaction, and nobody stands in the line for it.
+func TestCostOfAHandOverWithinAProcess(t *testing.T) {
+	t.Parallel()
+	ctx, name := limited(t), newName()
+	var sent requests
+	c := tapped(t, machines, 60, sent.tap, nil)
+	calm(c)
+	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+	var turns []<-chan Report
+	for i := range 5 {
+		turns = append(turns, wait(ctx, c, name, "v"))
+		awaitLine(t, c, name, i+1)
+	}
+	for _, turn := range turns {
+		sent.take()
+		require.NoError(t, c.Unlock(name, nil))
+		gotLock(t, turn)
+		require.Len(t, sent.take(), 1)
+	}
+}
+
+// A hand-over wakes the one who gets the lock, however many wait.
+func TestHandOverWakesOneWaiter(t *testing.T) {
+	t.Parallel()
+	const waiters = 20
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	var events, watches atomic.Int64
+	holder := newClient(t, 5, 60)
+	require.Equal(t, Success, holder.Lock(name, "v", nil).Msg)
+	var clients []Client
+	var turns []<-chan Report
+	for i := range waiters {
+		c := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+			if resp.Created {
+				watches.Add(1)
+			}
+			events.Add(int64(len(resp.Events)))
+		})
+		clients = append(clients, c)
+		turns = append(turns, wait(ctx, c, name, "v"))
+		awaitPlaces(t, etcd, name, i+1)
+	}
+	require.Equal(t, int64(2*waiters), watches.Load(), "watches of each")
+	require.Zero(t, events.Load())
+	for i, turn := range turns {
+		require.NoError(t, holder.Unlock(name, nil))
+		gotLock(t, turn)
+		holder = clients[i]
+	}
+	require.Equal(t, int64(waiters), events.Load(), "one event for each hand-over")
+}
+
+// Raft proposals of one contended cycle: two across clients (into the line, and the hand-over), one within a client.
+func TestProposals(t *testing.T) {
+	t.Parallel()
+	ctx := limited(t)
+	cluster, err := etcdtest.Start(ctx, etcdtest.Options{Members: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
+	const cycles = 30
+	etcd := newEtcd(t, cluster.Endpoints())
+
+	for _, n := range []int{2, 4} {
+		name := newName()
+		var clients []Client
+		for range n {
+			clients = append(clients, tapped(t, cluster.Endpoints(), 60, nil, nil))
+		}
+		calm(clients...)
+		turns := make([]<-chan Report, n)
+		for i := range n {
+			turns[i] = wait(ctx, clients[i], name, "v")
+			awaitPlaces(t, etcd, name, i)
+		}
+		var before float64
+		for i := range n + cycles {
+			if i == n {
+				before = committed(t, cluster.Endpoints()[0])
+			}
+			gotLock(t, turns[i%n])
+			require.NoError(t, clients[i%n].Unlock(name, nil))
+			turns[i%n] = wait(ctx, clients[i%n], name, "v")
+			awaitPlaces(t, etcd, name, n-1)
+		}
+		each := (committed(t, cluster.Endpoints()[0]) - before) / cycles
+		if each > 2 {
+			t.Errorf("%d clients: %.2f proposals a cycle", n, each)
+		}
+		for i := range n { // the line runs dry
+			k := (cycles + n + i) % n
+			gotLock(t, turns[k])
+			require.NoError(t, clients[k].Unlock(name, nil))
+		}
+	}
+
+	name, c := newName(), tapped(t, cluster.Endpoints(), 60, nil, nil)
+	calm(c)
+	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+	turn := wait(ctx, c, name, "v")
+	awaitLine(t, c, name, 1)
+	before := committed(t, cluster.Endpoints()[0])
+	for range cycles {
+		require.NoError(t, c.Unlock(name, nil))
+		gotLock(t, turn)
+		turn = wait(ctx, c, name, "v")
+		awaitLine(t, c, name, 1)
+	}
+	require.InDelta(t, cycles, committed(t, cluster.Endpoints()[0])-before, 0, "within a client")
+	require.NoError(t, c.Unlock(name, nil))
+	gotLock(t, turn)
+}
+
+// committed is how many Raft proposals a member has committed.
+func committed(t *testing.T, endpoint string) float64 {
+	t.Helper()
+	resp, err := http.Get(endpoint + "/metrics")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "etcd_server_proposals_committed_total "); ok {
+			n, err := strconv.ParseFloat(value, 64)
+			require.NoError(t, err)
+			return n
+		}
+	}
+	t.Fatal("no such metric")
+	return 0
+}
+
+// change is what one commit did to a lock's key and its line.
+type change struct {
+	revision int64
+	what     map[string]string // key: "delete", or "put" and the value
+	lease    int64             // of the lock's key, if that was put
+}
+
+// changes are the commits to a name since a revision.
+func changes(t *testing.T, etcd *clientv3.Client, name string, since int64) (found []change) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	now, err := etcd.Get(ctx, name)
+	require.NoError(t, err)
+	events := etcd.Watch(ctx, name, clientv3.WithPrefix(), clientv3.WithRev(since), clientv3.WithProgressNotify())
+	for {
+		require.NoError(t, etcd.RequestProgress(ctx))
+		resp, ok := <-events
+		require.True(t, ok, "the watch has ended: %v", resp.Err())
+		for _, e := range resp.Events {
+			if n := len(found); n == 0 || found[n-1].revision != e.Kv.ModRevision {
+				found = append(found, change{revision: e.Kv.ModRevision, what: map[string]string{}})
+			}
+			c := &found[len(found)-1]
+			what := "delete"
+			if e.Type == mvccpb.Event_PUT {
+				what = "put " + string(e.Kv.Value)
+				if string(e.Kv.Key) == name {
+					c.lease = e.Kv.Lease
+				}
+			}
+			c.what[string(e.Kv.Key)] = what
+		}
+		if resp.Header.Revision >= now.Header.Revision && (resp.IsProgressNotify() || len(resp.Events) > 0) {
+			return found
+		}
+	}
+}

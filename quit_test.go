@@ -1,0 +1,122 @@
+package locker
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// three takes three locks with one quit channel.
+func three(t *testing.T, c Client, quit <-chan bool) (names []string, reports []Report) {
+	for range 3 {
+		names = append(names, newName())
+		reports = append(reports, locked(t, c, names[len(names)-1], DefaultValue, quit))
+	}
+	return names, reports
+}
+
+func TestCloseOfQuitReleasesAll(t *testing.T) {
+	t.Parallel()
+	c, other := newClient(t, 5, 5), newClient(t, 5, 5)
+	quit := make(chan bool)
+	names, reports := three(t, c, quit)
+	close(quit)
+	for i, name := range names {
+		receive(t, reports[i].Done, soon)
+		require.False(t, reports[i].Held())
+		require.ErrorIs(t, c.Unlock(name, nil), ErrNotHeld)
+		// This process waits for the end of the release, other ones see it when it is over.
+		locked(t, c, name, DefaultValue, nil)
+		denied(t, other, name)
+	}
+}
+
+func TestSendOnQuitReleasesOne(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 5, 5)
+	for _, quit := range []chan bool{make(chan bool), make(chan bool, 3)} {
+		names, reports := three(t, c, quit)
+		for left := 2; left >= 0; left-- {
+			send(t, quit, false) // that a value comes counts, not which
+			held := 0
+			eventually(t, "one is released", func() bool {
+				held = 0
+				for _, r := range reports {
+					if r.Held() {
+						held++
+					}
+				}
+				return held <= left
+			})
+			require.Equal(t, left, held)
+			if left == 2 { // those that count as held are held: Unlock would say so if not
+				for i, r := range reports {
+					if r.Held() {
+						require.NoError(t, c.Unlock(names[i], nil))
+						reports[i] = locked(t, c, names[i], DefaultValue, quit)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestUnlockReleasesTheNamedOne(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 5, 5)
+	quit := make(chan bool)
+	names, reports := three(t, c, quit)
+	require.NoError(t, c.Unlock(names[1], quit))
+	require.True(t, reports[0].Held())
+	require.False(t, reports[1].Held())
+	require.True(t, reports[2].Held())
+	require.ErrorIs(t, c.Unlock(names[1], quit), ErrNotHeld)
+	require.NoError(t, c.Unlock(names[2], quit))
+	send(t, quit, true)
+	receive(t, reports[0].Done, soon)
+}
+
+// A Lock right after a release by quit waits for its end, instead of being refused by it.
+func TestLockAfterQuit(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 5, 5)
+	name, quit := newName(), make(chan bool)
+	for range 20 {
+		r := locked(t, c, name, DefaultValue, quit)
+		send(t, quit, true)
+		receive(t, r.Done, soon)
+	}
+	r := locked(t, c, name, DefaultValue, quit)
+	close(quit)
+	receive(t, r.Done, soon)
+	for range 20 { // with a channel that is closed already, a lock ends as it begins
+		r := c.Lock(name, DefaultValue, quit)
+		require.NoError(t, r.Err)
+		require.Equal(t, Success, r.Msg)
+		receive(t, r.Done, soon)
+	}
+}
+
+// A value on quit reaches the lock that has it now, whatever the end of an earlier lock with it is still busy with.
+func TestQuitOfConsecutiveLocks(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 5, 5)
+	name := newName()
+	for range 500 {
+		quit := make(chan bool, 1)
+		c.mu.Lock()
+		c.listen(quit, &hold{name: name, s: c.current}) // as if Lock and Unlock had taken no time
+		for h := range c.listeners[quit].holds {
+			c.unlisten(h)
+		}
+		next := &hold{name: name, s: c.current, done: make(chan struct{}), lost: true}
+		c.listen(quit, next)
+		c.mu.Unlock()
+		send(t, quit, true)
+		eventually(t, "the value ends the lock", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return next.listener == nil
+		})
+	}
+}

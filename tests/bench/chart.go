@@ -1,0 +1,2 @@
+package main
+func (r *results) draw(string) error { return nil }

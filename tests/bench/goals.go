@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// goal is a figure to reach: locker's own, or its ratio to that of a peer.
+type goal struct {
+	scenario string
+	n        int
+	of       string
+	metric   string
+	peer     string // none: locker's own figure
+	atLeast  bool   // or else at most
+	value    float64
+}
+
+// goals are told of, not enforced: the ratios hold for two quiet processors.
+var goals = []goal{
+	{"pairs", 1, "lockers", "p50 ms", bare, false, 1.05},
+	{"pairs", 16, "lockers", "pairs/s", mutexShared, true, 1.8},
+	{"pairs", 64, "lockers", "pairs/s", mutexShared, true, 2},
+	{"pairs", 256, "lockers", "pairs/s", mutexShared, true, 2.5},
+	{"pairs", 1024, "lockers", "pairs/s", mutexShared, true, 2.5},
+	{"pairs", 64, "lockers", "pairs/s", mutexEach, true, 12},
+	{"pairs", 256, "lockers", "p99 ms", mutexShared, false, 0.45},
+	{"pairs", 256, "lockers", "proposals/1000", "", false, 40},
+	{"pairs", 1, "lockers", "allocs/pair", mutexShared, false, 1},
+	{"handover", 2, "clients", "hand-overs/s", mutexEach, true, 10},
+	{"handover", 16, "clients", "hand-overs/s", mutexEach, true, 2},
+	{"handover", 64, "clients", "hand-overs/s", mutexEach, true, 1.6},
+	{"handover", 64, "clients", "p99 ms", mutexEach, false, 0.7},
+	{"handover", 64, "goroutines", "hand-overs/s", mutexEach, true, 2.2},
+	{"handover", 2, "goroutines", "hand-overs/s", mutexEach, true, 15},
+	{"handover", 64, "clients", "proposals/cycle", "", false, 2},
+	{"handover", 64, "goroutines", "proposals/cycle", "", false, 1},
+	{"handover", 64, "clients", "most/fewest turns", "", false, 1.1},
+	{"held", 100_000, "locks", "B/lock", "", false, 512},
+	{"held", 100_000, "locks", "B/lock, own quit", "", false, 3500},
+	{"held", 100_000, "locks", "longest pause at expiry ms", "", false, 1000},
+}
+
+func (r *results) printGoals(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	fmt.Fprint(w, "\ngoals\n\n\t\tagainst\tgoal\treached\t\n")
+	for _, g := range goals {
+		own := r.find(g.scenario, g.of, g.n, ours, g.metric)
+		if own == nil {
+			continue
+		}
+		reached := own.Rounds
+		if g.peer != "" {
+			peer := r.find(g.scenario, g.of, g.n, g.peer, g.metric)
+			if peer == nil {
+				continue
+			}
+			reached = own.against(peer)
+		}
+		sign, met := "<=", median(reached) <= g.value
+		if g.atLeast {
+			sign, met = ">=", median(reached) >= g.value
+		}
+		verdict := "missed"
+		if met {
+			verdict = "met"
+		}
+		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s %s\t%s\t%s\n", g.n, g.of, g.metric, g.peer, sign, number(g.value), cell(reached), verdict)
+	}
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/PumpkinSeed/locker"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"golang.org/x/sync/errgroup"
+)
+
+// holding is how long a lock is held that others wait for.
+const holding = time.Millisecond
+
+// handover: one lock that all want, each with a client of its own ("clients"), or all with one ("goroutines").
+func handover(ctx context.Context, b *bench, round int) error {
+	length := 3 * time.Second
+	crowds := []struct {
+		of      string
+		n       int
+		clients bool
+	}{{"clients", 2, true}, {"clients", 16, true}, {"clients", 64, true}, {"goroutines", 2, false}, {"goroutines", 64, false}}
+	if b.quick {
+		length = 500 * time.Millisecond
+		crowds = slices.Delete(crowds, 2, 3)
+	}
+	for _, c := range crowds {
+		for w := range inTurn(waiting, round) {
+			clients := 1
+			if c.clients {
+				clients = c.n
+			}
+			ws, closeAll, err := waiters(ctx, b.endpoints, w, clients, c.n/clients)
+			if err == nil {
+				err = b.handoverOf(ctx, w.name, ws, c.of, length)
+			}
+			if err = errors.Join(err, closeAll()); err != nil {
+				return fmt.Errorf("%s, %d %s: %w", w.name, c.n, c.of, err)
+			}
+		}
+	}
+	return nil
+}
+
+// waiter is one of those who want the lock.
+type waiter struct{ lock, unlock operation }
+
+// waiting are the ways to wait. open returns waiters of one client.
+var waiting = []waitingPeer{{ours, lockerWaiters}, {mutexEach, mutexWaiters}}
+
+type waitingPeer struct {
+	name string
+	open func(ctx context.Context, endpoints []string, n int) ([]waiter, func() error, error)
+}
+
+const contended = "bench/handover"
+
+func lockerWaiters(ctx context.Context, endpoints []string, n int) ([]waiter, func() error, error) {
+	c, err := locker.New(endpoints, 0, ttl, ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := waiter{
+		lock:   func(ctx context.Context) error { return c.LockWait(ctx, contended, locker.DefaultValue, nil).Err },
+		unlock: func(context.Context) error { return c.Unlock(contended, nil) },
+	}
+	return slices.Repeat([]waiter{w}, n), c.Close, nil
+}
+
+// mutexWaiters have a session each: two Mutexes of one session would hold the lock together.
+func mutexWaiters(ctx context.Context, endpoints []string, n int) ([]waiter, func() error, error) {
+	cli, err := connect(endpoints)
+	if err != nil {
+		return nil, nil, err
+	}
+	var ws []waiter
+	var sessions closers
+	for range n {
+		session, err := concurrency.NewSession(cli, concurrency.WithTTL(ttl), concurrency.WithContext(ctx))
+		if err != nil {
+			return nil, nil, errors.Join(err, cli.Close())
+		}
+		sessions = append(sessions, session.Close)
+		mutex := concurrency.NewMutex(session, contended)
+		ws = append(ws, waiter{mutex.Lock, mutex.Unlock})
+	}
+	return ws, func() error { return errors.Join(sessions.close(), cli.Close()) }, nil
+}
+
+// waiters are those of several clients.
+func waiters(ctx context.Context, endpoints []string, p waitingPeer, clients, each int) (all []waiter, closeAll func() error, err error) {
+	var opened closers
+	for range clients {
+		ws, closeOne, err := p.open(ctx, endpoints, each)
+		if err != nil {
+			return nil, opened.close, err
+		}
+		opened = append(opened, closeOne)
+		all = append(all, ws...)
+	}
+	return all, opened.close, nil
+}
+
+func (b *bench) handoverOf(ctx context.Context, name string, ws []waiter, of string, length time.Duration) error {
+	if _, err := contend(ctx, ws, length/4); err != nil { // to warm up
+		return err
+	}
+	proposals, err := b.gauge.proposals(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := contend(ctx, ws, length)
+	if err != nil {
+		return err
+	}
+	more, err := b.gauge.proposals(ctx)
+	if err != nil {
+		return err
+	}
+	most, fewest := float64(slices.Max(got.turns)), float64(slices.Min(got.turns))
+	add := b.results.adder("handover", of, len(ws), name)
+	add("hand-overs/s", float64(len(got.gaps))/length.Seconds())
+	add("p50 ms", ms(quantile(got.gaps, 0.5)))
+	add("p99 ms", ms(quantile(got.gaps, 0.99)))
+	add("proposals/cycle", (more-proposals)/float64(got.cycles))
+	add("most/fewest turns", most/max(fewest, 1))
+	return nil
+}
+
+// contention is what was seen of waiters that took turns.
+type contention struct {
+	gaps   []time.Duration // from the start of a release to the entry of the next
+	turns  []int           // of every waiter, while the time ran
+	cycles int             // all turns, also those of the end when nobody came again
+}
+
+// contend lets all take turns until the time is up and the line has come to its end.
+func contend(ctx context.Context, ws []waiter, length time.Duration) (contention, error) {
+	var inside sync.Mutex // guards all below: it is never waited for, else the lock under test is none
+	c := contention{turns: make([]int, len(ws))}
+	var released time.Time
+	end := time.Now().Add(length)
+
+	turn := func(i int) (again bool, err error) {
+		if !inside.TryLock() {
+			return false, errors.New("two have the lock at once")
+		}
+		defer inside.Unlock()
+		entry := time.Now()
+		c.cycles++
+		if entry.After(end) {
+			return false, nil
+		}
+		c.turns[i]++
+		if !released.IsZero() {
+			c.gaps = append(c.gaps, entry.Sub(released))
+		}
+		time.Sleep(holding)
+		released = time.Now()
+		return true, nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for i, w := range ws {
+		g.Go(func() error {
+			for again := true; again; {
+				err := w.lock(ctx)
+				if err != nil {
+					return err
+				}
+				if again, err = turn(i); err != nil {
+					return err
+				}
+				if err := w.unlock(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return c, err
+	}
+	if len(c.gaps) == 0 {
+		return c, errors.New("no hand-over")
+	}
+	return c, nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/PumpkinSeed/locker"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// held: very many locks held by one client. What they cost, and how they end: given back, lost, or with a crash.
+func held(ctx context.Context, b *bench, round int) error {
+	sizes, heldTTL := []int{1000, 10_000, 100_000}, 5
+	if b.quick {
+		sizes, heldTTL = []int{1000}, 2
+	}
+	for _, n := range sizes {
+		h := &hoard{bench: b, ttl: heldTTL, names: make([]string, n)}
+		for i := range h.names {
+			h.names[i] = heldName(i)
+		}
+		for _, part := range []func(context.Context) error{h.withQuit, h.keepAndClose, h.lose, h.crash} {
+			if err := part(ctx); err != nil {
+				return fmt.Errorf("%d locks: %w", n, err)
+			}
+		}
+	}
+	return nil
+}
+
+func heldName(i int) string { return fmt.Sprintf("bench/held/%d", i) }
+
+// hoard is one client's many locks.
+type hoard struct {
+	*bench
+	ttl     int
+	names   []string
+	reports []locker.Report
+}
+
+// take takes all the locks, with the quit channels, if there are any.
+func (h *hoard) take(ctx context.Context, quits []chan bool) (locker.Client, error) {
+	c, err := locker.New(h.endpoints, 60, int64(h.ttl), ctx)
+	if err != nil {
+		return c, err
+	}
+	h.reports = make([]locker.Report, len(h.names))
+	err = takeAll(c, h.names, func(i int, r locker.Report) { h.reports[i] = r }, quits)
+	if err != nil {
+		err = errors.Join(err, c.Close())
+	}
+	return c, err
+}
+
+// takers are enough to keep etcd busy.
+const takers = 480
+
+func takeAll(c locker.Client, names []string, keep func(int, locker.Report), quits []chan bool) error {
+	return atOnce(make([]struct{}, takers), func(first int, _ struct{}) error {
+		for i := first; i < len(names); i += takers {
+			var quit chan bool
+			if quits != nil {
+				quit = quits[i]
+			}
+			r := c.Lock(names[i], locker.DefaultValue, quit)
+			if r.Msg != locker.Success {
+				return errors.Join(errTaken, r.Err)
+			}
+			keep(i, r)
+		}
+		return nil
+	})
+}
+
+// add is for all of a hoard's figures.
+func (h *hoard) add(metric string, value float64) {
+	h.results.adder("held", "locks", len(h.names), ours)(metric, value)
+}
+
+// footprint is what a process occupies, after a collection.
+type footprint struct{ bytes, goroutines float64 }
+
+func measureFootprint() footprint {
+	runtime.GC()
+	runtime.GC() // the first leaves what has a finalizer, and what a sync.Pool keeps
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return footprint{float64(m.HeapAlloc + m.StackInuse), float64(runtime.NumGoroutine())}
+}
+
+// withQuit: what a lock costs with a quit channel of its own. The channel counts as the caller's.
+func (h *hoard) withQuit(ctx context.Context) error {
+	quits := make([]chan bool, len(h.names))
+	for i := range quits {
+		quits[i] = make(chan bool)
+	}
+	h.reports = nil
+	before := measureFootprint()
+	c, err := h.take(ctx, quits)
+	if err != nil {
+		return err
+	}
+	h.reports = nil
+	after := measureFootprint()
+	runtime.KeepAlive(quits)
+	h.add("B/lock, own quit", (after.bytes-before.bytes)/float64(len(h.names)))
+	return c.Close()
+}
+
+// keepAndClose: what locks cost while they are held, without quit channels, and how long it takes to give back all.
+func (h *hoard) keepAndClose(ctx context.Context) error {
+	h.reports = nil
+	before := measureFootprint()
+	start := time.Now()
+	c, err := h.take(ctx, nil)
+	if err != nil {
+		return err
+	}
+	h.add("taken in s", time.Since(start).Seconds())
+	h.reports = nil
+	young := measureFootprint()
+
+	renewals, err := h.gauge.renewals(ctx)
+	if err != nil {
+		return err
+	}
+	window := 2 * time.Duration(h.ttl) * time.Second
+	time.Sleep(window) // a stretch of ordinary life: this is what is measured
+	more, err := h.gauge.renewals(ctx)
+	if err != nil {
+		return err
+	}
+	old := measureFootprint()
+	n := float64(len(h.names))
+	h.add("B/lock", (young.bytes-before.bytes)/n)
+	h.add("B/lock, watched", (old.bytes-before.bytes)/n)
+	h.add("goroutines", old.goroutines-before.goroutines)
+	h.add("renewals/s", (more-renewals)/window.Seconds())
+
+	start = time.Now()
+	err = c.Close()
+	h.add("Close s", time.Since(start).Seconds())
+	return err
+}
+
+// lose: the lease is revoked by somebody else. Every lock has a goroutine that waits for its Done, as in a program
+// that has work to stop; that they all get to run is part of the figure.
+func (h *hoard) lose(ctx context.Context) (err error) {
+	c, err := h.take(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, c.Close)
+	cli, err := connect(h.endpoints)
+	if err != nil {
+		return err
+	}
+	defer cli.Close()
+	key, err := cli.Get(ctx, h.names[0])
+	if err != nil {
+		return err
+	}
+	ends := make([]time.Time, len(h.names))
+	var all sync.WaitGroup
+	for i, r := range h.reports {
+		all.Go(func() {
+			<-r.Done
+			ends[i] = time.Now()
+		})
+	}
+	start := time.Now()
+	if _, err := cli.Revoke(ctx, clientv3.LeaseID(key.Kvs[0].Lease)); err != nil {
+		return err
+	}
+	all.Wait()
+	first, last := slices.MinFunc(ends, time.Time.Compare), slices.MaxFunc(ends, time.Time.Compare)
+	h.add("first to last Done ms", ms(last.Sub(first)))
+	h.add("revoked to last Done ms", ms(last.Sub(start)))
+	return nil
+}

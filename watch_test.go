@@ -1,0 +1,243 @@
+package locker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// watching starts a Watch; its result arrives on the second channel.
+func watching(c Client, name string, quit <-chan bool) (<-chan string, <-chan error) {
+	values, result := make(chan string), make(chan error, 1)
+	go func() { result <- c.Watch(name, values, quit) }()
+	return values, result
+}
+
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	holder, c := newClient(t, 5, 5), newClient(t, 5, 5)
+	name, quit := newName(), make(chan bool)
+	values, result := watching(c, name, quit)
+	require.Equal(t, "", receive(t, values, soon))
+	for _, value := range []string{"one", "two", "two", "three"} {
+		locked(t, holder, name, value, nil)
+		require.Equal(t, value, receive(t, values, soon))
+		require.NoError(t, holder.Unlock(name, nil))
+		require.Equal(t, "", receive(t, values, soon))
+	}
+	locked(t, holder, name, "four", nil)
+	require.Equal(t, "four", receive(t, values, soon))
+
+	late, _ := watching(c, name, nil)
+	require.Equal(t, "four", receive(t, late, soon), "the value is told first")
+	send(t, quit, true)
+	require.NoError(t, receive(t, result, soon))
+}
+
+// A lock that is handed on is never told to be free, and not at all if its value stays.
+func TestWatchOfAHandOver(t *testing.T) {
+	t.Parallel()
+	holder, heir, c := newClient(t, 5, 5), newClient(t, 5, 5), newClient(t, 5, 5)
+	name, etcd := newName(), newEtcd(t, machines)
+	locked(t, holder, name, "equal", nil)
+	values, _ := watching(c, name, nil)
+	require.Equal(t, "equal", receive(t, values, soon))
+	for _, value := range []string{"equal", "other"} {
+		waiting := make(chan Report, 1)
+		go func() { waiting <- heir.LockWait(t.Context(), name, value, nil) }()
+		eventually(t, "it stands in the line", func() bool {
+			return stored(t, etcd, placeKey(heir.current, name)) != nil
+		})
+		require.NoError(t, holder.Unlock(name, nil))
+		require.Equal(t, Success, receive(t, waiting, soon).Msg)
+		holder, heir = heir, holder
+	}
+	require.Equal(t, "other", receive(t, values, soon))
+	require.NoError(t, holder.Unlock(name, nil))
+	require.Equal(t, "", receive(t, values, soon))
+}
+
+func TestWatchDelay(t *testing.T) {
+	t.Parallel()
+	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	name := newName()
+	values, _ := watching(c, name, nil)
+	require.Equal(t, "", receive(t, values, soon))
+	var delays []time.Duration
+	for i := range 50 {
+		put(t, etcd, name, fmt.Sprint(i))
+		start := time.Now()
+		require.Equal(t, fmt.Sprint(i), receive(t, values, soon))
+		delays = append(delays, time.Since(start))
+	}
+	slices.Sort(delays)
+	require.Less(t, delays[44], 200*time.Millisecond, "nine of ten: the machine may have other things to do")
+}
+
+func TestWatchWithASlowReader(t *testing.T) {
+	t.Parallel()
+	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	name := newName()
+	put(t, etcd, name, "start")
+	slow, _ := watching(c, name, nil)
+	fast, _ := watching(c, name, nil)
+	require.Equal(t, "start", receive(t, slow, soon))
+	const changes = 300
+	go func() {
+		for i := range changes {
+			if i == changes/2 {
+				etcd.Delete(t.Context(), name)
+			}
+			etcd.Put(t.Context(), name, fmt.Sprint(i))
+		}
+		etcd.Put(t.Context(), name, "end")
+	}()
+	for receive(t, fast, soon) != "end" {
+	}
+	var told []string
+	for len(told) == 0 || told[len(told)-1] != "end" {
+		told = append(told, receive(t, slow, soon))
+	}
+	require.Less(t, len(told), 20, "all values were kept")
+	require.Contains(t, told, "", "it was free meanwhile")
+}
+
+// Watch ends at once, also while nobody receives what it has to tell.
+func TestWatchEndsWhileBlocked(t *testing.T) {
+	t.Parallel()
+	etcd := newEtcd(t, machines)
+	name := newName()
+	put(t, etcd, name, "start")
+	ends := map[string]func(c Client, quit chan bool, cancel func()){
+		"value on quit": func(_ Client, quit chan bool, _ func()) { quit <- true },
+		"quit closed":   func(_ Client, quit chan bool, _ func()) { close(quit) },
+		"ctx":           func(_ Client, _ chan bool, cancel func()) { cancel() },
+		"Close":         func(c Client, _ chan bool, _ func()) { go c.Close() },
+	}
+	for kind, end := range ends {
+		var took []time.Duration
+		for range 5 {
+			ctx, cancel := context.WithCancel(context.Background())
+			c, err := New(machines, 5, 5, ctx)
+			require.NoError(t, err)
+			quit := make(chan bool)
+			values, result := watching(c, name, quit)
+			beside, _ := watching(c, name, nil)
+			receive(t, values, soon)
+			receive(t, beside, soon)
+			put(t, etcd, name, fmt.Sprint("nobody receives ", len(took)))
+			receive(t, beside, soon)
+			start := time.Now()
+			end(c, quit, cancel)
+			require.NoError(t, receive(t, result, soon))
+			took = append(took, time.Since(start))
+			cancel()
+			require.NoError(t, c.Close())
+		}
+		slices.Sort(took)
+		require.Less(t, took[2], 100*time.Millisecond, kind)
+	}
+}
+
+// What is missed during an outage is told after it, though etcd has forgotten it.
+func TestWatchSurvivesCompaction(t *testing.T) {
+	t.Parallel()
+	endpoints := newMember(t)
+	proxy, err := etcdtest.NewProxy(endpoints[0])
+	require.NoError(t, err)
+	defer proxy.Close()
+	etcd := newEtcd(t, endpoints)
+	c, err := New([]string{proxy.URL()}, 5, 5, context.Background())
+	require.NoError(t, err)
+	defer c.Close()
+
+	name := newName()
+	put(t, etcd, name, "before")
+	values, result := watching(c, name, nil)
+	require.Equal(t, "before", receive(t, values, soon))
+	proxy.Refuse()
+	proxy.Cut()
+	put(t, etcd, name, "meanwhile")
+	remove(t, etcd, name)
+	_, err = etcd.Compact(t.Context(), put(t, etcd, name, "after"), clientv3.WithCompactPhysical())
+	require.NoError(t, err)
+	proxy.Heal()
+	require.Equal(t, "after", receive(t, values, soon))
+	put(t, etcd, name, "last")
+	require.Equal(t, "last", receive(t, values, soon))
+	require.Empty(t, result)
+}
+
+func TestBacklog(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		told    []string // before; nothing if it is the first
+		changes []string // since then
+		pending []string
+	}{
+		{nil, []string{""}, []string{""}},
+		{nil, []string{"a"}, []string{"a"}},
+		{nil, []string{"a", ""}, []string{"a", ""}},
+		{[]string{"a"}, []string{"a"}, nil}, // handed on, with an equal value
+		{[]string{"a"}, []string{""}, []string{""}},
+		{[]string{"a"}, []string{"b"}, []string{"b"}},
+		{[]string{"a"}, []string{"b", "b"}, []string{"b"}},
+		{[]string{"a"}, []string{"b", "c", "d"}, []string{"d"}},
+		{[]string{"a"}, []string{"b", "a"}, []string{"b", "a"}}, // changed hands and came back
+		{[]string{"a"}, []string{"", "a"}, []string{"", "a"}},   // was free
+		{[]string{"a"}, []string{"", "b", "c"}, []string{"", "c"}},
+		{[]string{"a"}, []string{"b", "", "c", "", "a"}, []string{"", "a"}},
+		{[]string{"a"}, []string{"b", "", "c", ""}, []string{""}},
+		{[]string{""}, []string{"a", ""}, []string{"a", ""}}, // was locked
+		{[]string{""}, []string{"a", "", "b"}, []string{"b"}},
+		{[]string{"", "a"}, []string{"", "b"}, []string{"", "b"}},
+	} {
+		var b backlog
+		for _, v := range test.told {
+			b.add(v)
+			b.told()
+		}
+		for _, v := range test.changes {
+			b.add(v)
+		}
+		require.Equal(t, test.pending, append([]string(nil), b.pending...), test)
+	}
+}
+
+// However changes and readings follow each other: the reader ends with the newest value, is never told the same twice,
+// and gets to know when the lock was free or changed hands.
+func TestBacklogHidesNoChange(t *testing.T) {
+	t.Parallel()
+	var walk func(b backlog, newest string, moved, freed bool, steps int)
+	walk = func(b backlog, newest string, moved, freed bool, steps int) {
+		require.LessOrEqual(t, len(b.pending), 2)
+		last := b.last
+		for i, v := range b.pending {
+			require.False(t, (b.any || i > 0) && v == last, "told twice")
+			last = v
+		}
+		require.Equal(t, newest, last)
+		require.False(t, moved && len(b.pending) == 0, "it is not told that the lock changed hands")
+		require.False(t, freed && b.last != "" && !slices.Contains(b.pending, ""), "it is not told that the lock was free")
+		if steps == 0 {
+			return
+		}
+		for _, v := range []string{"", "a", "b"} {
+			next := b
+			next.pending = slices.Clone(b.pending)
+			next.add(v)
+			walk(next, v, moved || b.any && v != b.last, freed || v == "", steps-1)
+		}
+		if len(b.pending) > 0 {
+			b.told()
+			walk(b, newest, len(b.pending) > 0, slices.Contains(b.pending, ""), steps-1)
+		}
+	}
+	walk(backlog{}, "", false, false, 7)
+}
