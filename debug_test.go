@@ -53,18 +53,16 @@ func useAllOfIt(name string) {
 
 	must(a.Lock(name, secret, nil).Held())
 	must(!b.Lock(name, secret, nil).Held())
-	waiting := make(chan Report)
+	served := make(chan error)
 	for _, c := range []Client{a, b} {
-		go func() { waiting <- c.LockWait(ctx, name, secret, nil) }()
+		go func() {
+			served <- c.Do(ctx, name, secret, func(context.Context, int64) error { return nil })
+		}()
 	}
 	must(a.Unlock(name, nil) == nil)
 	for range 2 {
-		r := <-waiting
-		must(r.Held(), r.Err)
-		c := Client{a.core}
-		if b.Unlock(name, nil) != nil {
-			must(c.Unlock(name, nil) == nil)
-		}
+		err := <-served
+		must(err == nil, err)
 	}
 
 	r := a.Lock(name, secret, nil)

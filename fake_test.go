@@ -33,6 +33,7 @@ type fakeKV struct {
 	mu       sync.Mutex // guards all below
 	sent     []*pb.TxnRequest
 	revision int64
+	next     int64 // revision of the transaction that is applied
 	keys     map[string]*mvccpb.KeyValue
 }
 
@@ -83,7 +84,7 @@ func (f *fakeKV) apply(req *pb.TxnRequest) *pb.TxnResponse {
 	defer f.mu.Unlock()
 	holds := map[*pb.TxnRequest]bool{}
 	f.compare(req, holds)
-	f.revision++
+	f.next = f.revision + 1
 	resp := f.run(req, holds)
 	resp.Header = &pb.ResponseHeader{Revision: f.revision}
 	return resp
@@ -126,11 +127,11 @@ func (f *fakeKV) run(req *pb.TxnRequest, holds map[*pb.TxnRequest]bool) *pb.TxnR
 			out.Response = &pb.ResponseOp_ResponseTxn{ResponseTxn: f.run(op.GetRequestTxn(), holds)}
 		case op.GetRequestPut() != nil:
 			p := op.GetRequestPut()
-			kv := &mvccpb.KeyValue{Key: p.Key, Value: p.Value, Lease: p.Lease, CreateRevision: f.revision, ModRevision: f.revision}
+			kv := &mvccpb.KeyValue{Key: p.Key, Value: p.Value, Lease: p.Lease, CreateRevision: f.next, ModRevision: f.next}
 			if old := f.keys[string(p.Key)]; old != nil {
 				kv.CreateRevision = old.CreateRevision
 			}
-			f.keys[string(p.Key)] = kv
+			f.keys[string(p.Key)], f.revision = kv, f.next
 		case op.GetRequestRange() != nil:
 			r := &pb.RangeResponse{}
 			if kv := f.keys[string(op.GetRequestRange().Key)]; kv != nil {

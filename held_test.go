@@ -20,14 +20,14 @@ func TestHoldOutlivesItsTTL(t *testing.T) {
 	t.Parallel()
 	c, other, etcd := newClient(t, 5, 1), newClient(t, 5, 1), newEtcd(t, machines)
 	name := newName()
-	r := locked(t, c, name, DefaultValue, nil)
+	r := mustLock(t, c, name, DefaultValue, nil)
 	end, tick := time.After(3*c.current.granted()), time.NewTicker(100*time.Millisecond)
 	defer tick.Stop()
 	for over := false; !over; {
 		select {
 		case <-tick.C:
 			require.True(t, r.Held())
-			denied(t, other, name)
+			mustFail(t, other, name)
 		case <-r.Done:
 			require.FailNow(t, "lost")
 		case <-end:
@@ -53,14 +53,14 @@ func TestCrashOfTheHolder(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "held\n", line)
 	token := stored(t, etcd, name).ModRevision
-	denied(t, c, name)
+	mustFail(t, c, name)
 
 	deletion := etcd.Watch(t.Context(), name, clientv3.WithRev(token+1))
 	require.NoError(t, holder.Process.Kill())
 	holder.Wait()
 	resp := receive(t, deletion, c.current.granted()+2*time.Second)
 	require.Equal(t, clientv3.EventTypeDelete, resp.Events[0].Type)
-	require.Greater(t, locked(t, c, name, DefaultValue, nil).Token, token)
+	require.Greater(t, mustLock(t, c, name, DefaultValue, nil).Token, token)
 }
 
 // holdForParent holds a lock until it is killed, or its parent is gone.
@@ -96,10 +96,10 @@ func TestInterference(t *testing.T) {
 			c, etcd := newClient(t, 5, 6), newEtcd(t, machines)
 			name, byQuit, beside, quit := newName(), newName(), newName(), make(chan bool)
 			lost := map[string]Report{
-				name:   locked(t, c, name, DefaultValue, nil),
-				byQuit: locked(t, c, byQuit, DefaultValue, quit),
+				name:   mustLock(t, c, name, DefaultValue, nil),
+				byQuit: mustLock(t, c, byQuit, DefaultValue, quit),
 			}
-			spared := locked(t, c, beside, DefaultValue, nil)
+			spared := mustLock(t, c, beside, DefaultValue, nil)
 			session := c.current
 			<-time.After(session.interval() + 200*time.Millisecond) // that long it is to be held
 
@@ -127,7 +127,7 @@ func TestInterference(t *testing.T) {
 			for name, r := range lost {
 				require.Equal(t, after[name], stored(t, etcd, name).GetModRevision(), "a foreign key is let alone")
 				remove(t, etcd, name)
-				require.Greater(t, locked(t, c, name, DefaultValue, nil).Token, r.Token, "life goes on")
+				require.Greater(t, mustLock(t, c, name, DefaultValue, nil).Token, r.Token, "life goes on")
 			}
 		})
 	}
@@ -142,13 +142,13 @@ func TestInterferenceAtOnce(t *testing.T) {
 			c, etcd := newClient(t, 5, 30), newEtcd(t, machines)
 			name, byQuit, quit := newName(), newName(), make(chan bool)
 			c.usual.Store(int64(time.Minute)) // no request is sent twice: what is found is not its own effect
-			locked(t, c, name, DefaultValue, nil)
+			mustLock(t, c, name, DefaultValue, nil)
 			interfere(t, etcd, name)
 			after := stored(t, etcd, name).GetModRevision()
 			require.ErrorIs(t, c.Unlock(name, nil), ErrLost)
 			require.Equal(t, after, stored(t, etcd, name).GetModRevision(), "a foreign key is let alone")
 
-			r := locked(t, c, byQuit, DefaultValue, quit)
+			r := mustLock(t, c, byQuit, DefaultValue, quit)
 			interfere(t, etcd, byQuit)
 			after = stored(t, etcd, byQuit).GetModRevision()
 			close(quit)
@@ -174,12 +174,12 @@ func TestGuard(t *testing.T) {
 		require.NoError(t, err)
 		return resp.Succeeded
 	}
-	released := locked(t, c, name, DefaultValue, nil)
+	released := mustLock(t, c, name, DefaultValue, nil)
 	require.True(t, write(released))
 	require.False(t, write(other.Lock(name, DefaultValue, nil)), "of a Lock that was refused")
 	require.NoError(t, c.Unlock(name, nil))
 	require.False(t, write(released))
-	held := locked(t, c, name, DefaultValue, nil)
+	held := mustLock(t, c, name, DefaultValue, nil)
 	require.False(t, write(released), "of an earlier hold of the same client")
 	require.True(t, write(held))
 	remove(t, etcd, name)
@@ -206,7 +206,7 @@ func TestHoldSurvivesCompaction(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	name := newName()
-	r := locked(t, c, name, DefaultValue, nil)
+	r := mustLock(t, c, name, DefaultValue, nil)
 	_, err = etcd.Compact(t.Context(), put(t, etcd, newName(), "newer"), clientv3.WithCompactPhysical())
 	require.NoError(t, err)
 

@@ -49,8 +49,8 @@ func send[T any](t testing.TB, ch chan<- T, v T) {
 	}
 }
 
-// locked takes a lock that must be free.
-func locked(t testing.TB, c Client, name, value string, quit <-chan bool) Report {
+// mustLock takes a lock that must be free.
+func mustLock(t testing.TB, c Client, name, value string, quit <-chan bool) Report {
 	t.Helper()
 	r := c.Lock(name, value, quit)
 	require.NoError(t, r.Err)
@@ -59,8 +59,8 @@ func locked(t testing.TB, c Client, name, value string, quit <-chan bool) Report
 	return r
 }
 
-// denied tries a lock that somebody else must have.
-func denied(t testing.TB, c Client, name string) {
+// mustFail tries a lock that somebody else must have.
+func mustFail(t testing.TB, c Client, name string) {
 	t.Helper()
 	r := c.Lock(name, "of another", nil)
 	require.NoError(t, r.Err)

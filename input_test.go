@@ -55,7 +55,7 @@ func TestBadNamesAndValues(t *testing.T) {
 
 	// These look like it, and are not reserved.
 	for _, name := range []string{prefix + "/.waiting", prefix + ".waiting/", prefix + "/waiting/", prefix + "\x00\xff", prefix + "/"} {
-		locked(t, c, name, "\x00", nil)
+		mustLock(t, c, name, "\x00", nil)
 	}
 }
 
@@ -64,7 +64,7 @@ func TestNilChannels(t *testing.T) {
 	c := newClient(t, 5, 5)
 	name := newName()
 	require.ErrorContains(t, c.Watch(name, nil, make(chan bool)), "nil channel")
-	locked(t, c, name, DefaultValue, nil)
+	mustLock(t, c, name, DefaultValue, nil)
 	require.NoError(t, c.Unlock(name, nil))
 }
 
@@ -84,7 +84,7 @@ func TestNumbersThatAreNotGiven(t *testing.T) {
 		lease, err := etcd.TimeToLive(t.Context(), c.current.id)
 		require.NoError(t, err)
 		require.Equal(t, max(5, int64(c.current.granted()/time.Second)), lease.GrantedTTL)
-		locked(t, c, newName(), DefaultValue, nil)
+		mustLock(t, c, newName(), DefaultValue, nil)
 	}
 }
 
@@ -93,7 +93,7 @@ func TestUseAfterTheEnd(t *testing.T) {
 	closed, err := New(machines, 5, 5, context.Background())
 	require.NoError(t, err)
 	name := newName()
-	r := locked(t, closed, name, DefaultValue, nil)
+	r := mustLock(t, closed, name, DefaultValue, nil)
 	twin := closed // copies share one state
 	require.NoError(t, twin.Close())
 	require.NoError(t, closed.Close(), "a second Close says what the first did")

@@ -15,7 +15,6 @@ const maxWatched = 1000
 // loose says that a request is out that got no answer, and so may still be applied.
 func (c *core) loose(s *session) {
 	l("a request is left without an answer", "lease", int64(s.id))
-	s.tainted.Store(true)
 	select {
 	case s.untidy <- struct{}{}:
 	default:

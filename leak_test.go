@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // The tests of this file count what belongs to the whole process: they run alone.
@@ -43,10 +42,10 @@ func sendToAll(t *testing.T, _ Client, quit chan bool, names []string) {
 
 func TestReleaseLeavesNothing(t *testing.T) {
 	c, etcd := newClient(t, 5, 1), newEtcd(t, machines)
-	before := goroutines(etcdClient)
 	for kind, way := range releases {
 		for _, long := range []bool{false, true} {
 			t.Run(kind, func(t *testing.T) {
+				before := goroutines(etcdClient)
 				quit := way.quit()
 				names, reports := three(t, c, quit)
 				if long { // held for so long that the keys are watched
@@ -73,22 +72,40 @@ func TestReleaseLeavesNothing(t *testing.T) {
 }
 
 func TestCloseLeavesNothing(t *testing.T) {
-	etcd := newEtcd(t, machines)
-	before := goroutines(etcdClient, grpcClient)
-	eventually(t, "its connections are at rest", func() bool {
-		last := before
-		before = goroutines(etcdClient, grpcClient)
-		return before == last
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	for _, end := range []func(Client){func(Client) { cancel() }, func(c Client) { c.Close() }} {
-		c, err := New(machines, 5, 1, context.WithoutCancel(ctx))
-		_ = end
-		require.NoError(t, err)
-		require.NoError(t, c.Close())
+	for kind, end := range map[string]func(c Client, cancel func()){
+		"Close": func(c Client, _ func()) { require.NoError(t, c.Close()) },
+		"ctx":   func(_ Client, cancel func()) { cancel() },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			before := goroutines(etcdClient, grpcClient)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			c, err := New(machines, 5, 60, ctx)
+			require.NoError(t, err)
+			names, reports := three(t, c, make(chan bool))
+			values, watched := watching(c, names[0], nil)
+			receive(t, values, soon)
+			waiter := make(chan Report, 1)
+			go func() { waiter <- c.LockWait(context.Background(), names[0], DefaultValue, nil) }()
+			lease := c.current.id
+
+			end(c, cancel)
+			for _, r := range reports {
+				receive(t, r.Done, soon)
+			}
+			require.NoError(t, receive(t, watched, soon))
+			require.ErrorIs(t, receive(t, waiter, soon).Err, ErrClosed)
+			eventually(t, "no goroutine is left", func() bool { return goroutines(etcdClient, grpcClient) <= before })
+
+			etcd := newEtcd(t, machines)
+			for _, name := range names {
+				require.Nil(t, stored(t, etcd, name))
+			}
+			left, err := etcd.TimeToLive(t.Context(), lease)
+			require.NoError(t, err)
+			require.EqualValues(t, -1, left.TTL, "the lease is left")
+		})
 	}
-	_ = etcd
 }
 
 // The memory that a held lock takes, its stacks included. The goal is for locks that are not watched, as all but the
@@ -105,29 +122,22 @@ func TestMemoryOfHeldLocks(t *testing.T) {
 	} {
 		t.Run(test.kind, func(t *testing.T) {
 			c := newClient(t, 30, 120)
-			names := make([]string, locks)
-			quits := make([]chan bool, locks)
-			for i := range names {
-				names[i], quits[i] = newName(), test.quit()
+			names, quits, numbers := make([]string, locks), make([]chan bool, locks), make([]int, locks)
+			for i := range numbers {
+				names[i], quits[i], numbers[i] = newName(), test.quit(), i
 			}
-			locked(t, c, newName(), DefaultValue, nil)
 			before := memory()
 			var held atomic.Int64
-			next := make([]int, locks)
-			for i := range next {
-				next[i] = i
-			}
-			each(next, func(i int) {
+			each(numbers, func(i int) {
 				if c.Lock(names[i], DefaultValue, quits[i]).Held() {
 					held.Add(1)
 				}
 			})
 			require.EqualValues(t, locks, held.Load())
-			each := (memory() - before) / locks
-			t.Log(each, "bytes a lock")
-			require.LessOrEqual(t, each, test.limit)
+			taken := (memory() - before) / locks
+			t.Log(taken, "bytes a lock")
+			require.LessOrEqual(t, taken, test.limit)
 			runtime.KeepAlive(names)
-			runtime.KeepAlive(quits)
 		})
 	}
 }
@@ -139,5 +149,3 @@ func memory() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
 }
-
-var _ = clientv3.NoLease

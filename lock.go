@@ -184,6 +184,7 @@ func (c *core) put(by bound, s *session, name, value string) (int64, error) {
 	t := txn{
 		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(name), "=", 0)},
 		then: []clientv3.Op{clientv3.OpPut(name, value, clientv3.WithLease(s.id))},
+		els:  []clientv3.Op{clientv3.OpGet(name)},
 	}
 	for {
 		f := c.batch.do(by, t)
@@ -196,15 +197,12 @@ func (c *core) put(by bound, s *session, name, value string) (int64, error) {
 		if f.resp.Succeeded {
 			return f.resp.Header.Revision, nil
 		}
-		if !f.resent && !s.tainted.Load() {
+		kv := kvOf(f.resp, 0)
+		if kv.GetLease() != int64(s.id) {
 			return 0, nil
 		}
-		// It may be what is left of an attempt that got no answer. That is put again, not adopted as it is: a late
-		// Unlock of that attempt names its revision, and must not delete this one.
-		kv, _, err := c.read(by, name)
-		if err != nil || kv.GetLease() != int64(s.id) {
-			return 0, err
-		}
+		// What is left of an attempt that got no answer, or that clientv3 has sent twice by itself. It is put again,
+		// not adopted as it is: a late Unlock of that attempt names its revision, and must not delete this one.
 		t.cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(name), "=", kv.ModRevision)}
 	}
 }

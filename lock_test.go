@@ -16,7 +16,7 @@ func TestLockIsExclusive(t *testing.T) {
 	name := newName()
 	var last int64
 	for range 3 {
-		r := locked(t, a, name, "of a", nil)
+		r := mustLock(t, a, name, "of a", nil)
 		require.Greater(t, r.Token, last)
 		last = r.Token
 		kv := stored(t, etcd, name)
@@ -24,8 +24,8 @@ func TestLockIsExclusive(t *testing.T) {
 		require.Equal(t, r.Token, kv.ModRevision)
 		require.NotZero(t, kv.Lease)
 
-		denied(t, a, name)
-		denied(t, b, name)
+		mustFail(t, a, name)
+		mustFail(t, b, name)
 		require.Equal(t, r.Token, stored(t, etcd, name).ModRevision, "a refused Lock writes nothing")
 		require.True(t, r.Held())
 
@@ -34,8 +34,8 @@ func TestLockIsExclusive(t *testing.T) {
 		receive(t, r.Done, 0)
 		require.Nil(t, stored(t, etcd, name))
 	}
-	require.Greater(t, locked(t, b, name, "of b", nil).Token, last)
-	denied(t, a, name)
+	require.Greater(t, mustLock(t, b, name, "of b", nil).Token, last)
+	mustFail(t, a, name)
 }
 
 func TestLockOfAPlainKey(t *testing.T) {
@@ -43,10 +43,10 @@ func TestLockOfAPlainKey(t *testing.T) {
 	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
 	name := newName()
 	revision := put(t, etcd, name, "")
-	denied(t, c, name)
+	mustFail(t, c, name)
 	require.Equal(t, revision, stored(t, etcd, name).ModRevision)
 	remove(t, etcd, name)
-	locked(t, c, name, DefaultValue, nil)
+	mustLock(t, c, name, DefaultValue, nil)
 }
 
 func TestGetAndInspect(t *testing.T) {
@@ -68,7 +68,7 @@ func TestGetAndInspect(t *testing.T) {
 		receive(t, r.Done, 0)
 	}
 	free()
-	locked(t, a, name, "of a", nil)
+	mustLock(t, a, name, "of a", nil)
 	for _, c := range []Client{a, b} {
 		value, err := c.Get(name)
 		require.NoError(t, err)
@@ -92,14 +92,14 @@ func TestErrorOfEtcd(t *testing.T) {
 	require.Contains(t, r.Err.Error(), name)
 	require.Less(t, len(r.Err.Error()), 1000, "no value in an error")
 	require.Nil(t, stored(t, etcd, name))
-	locked(t, c, name, DefaultValue, nil)
+	mustLock(t, c, name, DefaultValue, nil)
 }
 
 func TestErrorOfAWait(t *testing.T) {
 	t.Parallel()
 	a, b := newClient(t, 5, 5), newClient(t, 5, 5)
 	name := newName()
-	locked(t, a, name, DefaultValue, nil)
+	mustLock(t, a, name, DefaultValue, nil)
 	for _, c := range []Client{a, b} { // the line of the process, and that of the cluster
 		ctx, cancel := context.WithCancel(t.Context())
 		reports := make(chan Report, 1)

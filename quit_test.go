@@ -10,7 +10,7 @@ import (
 func three(t *testing.T, c Client, quit <-chan bool) (names []string, reports []Report) {
 	for range 3 {
 		names = append(names, newName())
-		reports = append(reports, locked(t, c, names[len(names)-1], DefaultValue, quit))
+		reports = append(reports, mustLock(t, c, names[len(names)-1], DefaultValue, quit))
 	}
 	return names, reports
 }
@@ -26,8 +26,8 @@ func TestCloseOfQuitReleasesAll(t *testing.T) {
 		require.False(t, reports[i].Held())
 		require.ErrorIs(t, c.Unlock(name, nil), ErrNotHeld)
 		// This process waits for the end of the release, other ones see it when it is over.
-		locked(t, c, name, DefaultValue, nil)
-		denied(t, other, name)
+		mustLock(t, c, name, DefaultValue, nil)
+		mustFail(t, other, name)
 	}
 }
 
@@ -53,7 +53,7 @@ func TestSendOnQuitReleasesOne(t *testing.T) {
 				for i, r := range reports {
 					if r.Held() {
 						require.NoError(t, c.Unlock(names[i], nil))
-						reports[i] = locked(t, c, names[i], DefaultValue, quit)
+						reports[i] = mustLock(t, c, names[i], DefaultValue, quit)
 					}
 				}
 			}
@@ -82,11 +82,11 @@ func TestLockAfterQuit(t *testing.T) {
 	c := newClient(t, 5, 5)
 	name, quit := newName(), make(chan bool)
 	for range 20 {
-		r := locked(t, c, name, DefaultValue, quit)
+		r := mustLock(t, c, name, DefaultValue, quit)
 		send(t, quit, true)
 		receive(t, r.Done, soon)
 	}
-	r := locked(t, c, name, DefaultValue, quit)
+	r := mustLock(t, c, name, DefaultValue, quit)
 	close(quit)
 	receive(t, r.Done, soon)
 	for range 20 { // with a channel that is closed already, a lock ends as it begins

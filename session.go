@@ -39,7 +39,6 @@ type session struct {
 	lost  chan struct{} // closed when the lease must be taken for lost, or was given back
 	kick  chan struct{} // asks for a renewal at once; of capacity 1
 
-	tainted   atomic.Bool   // a request was left without an answer: what carries this lease may be nobody's
 	untidy    chan struct{} // tells the janitor of such a request; of capacity 1
 	watched   int           // held keys that are watched; guarded by core.mu
 	unrevoked error         // why the lease could not be given back; guarded by core.mu, until keep has ended
@@ -82,13 +81,15 @@ func (s *session) extend(sent moment, ttl time.Duration) bool {
 		return false
 	}
 	margin := max(ttl/10, 200*time.Millisecond)
-	s.ttl.Store(int64(ttl))
 	s.mono.Store(int64(sent.mono + ttl - margin))
 	s.boot.Store(int64(sent.boot + ttl - margin))
 	s.trouble = nil
 	if s.watchdog == nil {
-		s.watchdog = time.AfterFunc(s.left(), s.watch)
+		s.watchdog = time.AfterFunc(0, s.watch) // it sets itself
+	} else if ttl < s.granted() {
+		s.watchdog.Reset(0)
 	}
+	s.ttl.Store(int64(ttl))
 	return true
 }
 

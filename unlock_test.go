@@ -11,10 +11,10 @@ func TestUnlockOfWhatIsNotHeld(t *testing.T) {
 	t.Parallel()
 	a, b, etcd := newClient(t, 5, 5), newClient(t, 5, 5), newEtcd(t, machines)
 	never, before, others, outsiders := newName(), newName(), newName(), newName()
-	locked(t, a, before, DefaultValue, nil)
+	mustLock(t, a, before, DefaultValue, nil)
 	require.NoError(t, a.Unlock(before, nil))
-	held := locked(t, b, others, "of b", nil)
-	denied(t, a, others)
+	held := mustLock(t, b, others, "of b", nil)
+	mustFail(t, a, others)
 	revision := put(t, etcd, outsiders, "of nobody")
 
 	const calls = 100
@@ -41,7 +41,7 @@ func TestUnlockWithAnyChannel(t *testing.T) {
 	c := newClient(t, 5, 5)
 	name, quit := newName(), make(chan bool)
 	for _, given := range []chan bool{nil, quit, make(chan bool)} {
-		r := locked(t, c, name, DefaultValue, quit)
+		r := mustLock(t, c, name, DefaultValue, quit)
 		require.NoError(t, c.Unlock(name, given))
 		receive(t, r.Done, 0)
 	}
@@ -53,7 +53,7 @@ func TestUnlockByMany(t *testing.T) {
 	c := newClient(t, 5, 5)
 	name := newName()
 	for range 20 {
-		locked(t, c, name, DefaultValue, nil)
+		mustLock(t, c, name, DefaultValue, nil)
 		errs := make(chan error)
 		for range 4 {
 			go func() { errs <- c.Unlock(name, nil) }()

@@ -26,12 +26,12 @@ func TestWatch(t *testing.T) {
 	values, result := watching(c, name, quit)
 	require.Equal(t, "", receive(t, values, soon))
 	for _, value := range []string{"one", "two", "two", "three"} {
-		locked(t, holder, name, value, nil)
+		mustLock(t, holder, name, value, nil)
 		require.Equal(t, value, receive(t, values, soon))
 		require.NoError(t, holder.Unlock(name, nil))
 		require.Equal(t, "", receive(t, values, soon))
 	}
-	locked(t, holder, name, "four", nil)
+	mustLock(t, holder, name, "four", nil)
 	require.Equal(t, "four", receive(t, values, soon))
 
 	late, _ := watching(c, name, nil)
@@ -45,7 +45,7 @@ func TestWatchOfAHandOver(t *testing.T) {
 	t.Parallel()
 	holder, heir, c := newClient(t, 5, 5), newClient(t, 5, 5), newClient(t, 5, 5)
 	name, etcd := newName(), newEtcd(t, machines)
-	locked(t, holder, name, "equal", nil)
+	mustLock(t, holder, name, "equal", nil)
 	values, _ := watching(c, name, nil)
 	require.Equal(t, "equal", receive(t, values, soon))
 	for _, value := range []string{"equal", "other"} {

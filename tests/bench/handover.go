@@ -114,6 +114,9 @@ func (b *bench) handoverOf(ctx context.Context, name string, ws []waiter, of str
 		return err
 	}
 	got, err := contend(ctx, ws, length)
+	if err == nil && len(got.gaps) == 0 {
+		err = errors.New("no hand-over")
+	}
 	if err != nil {
 		return err
 	}
@@ -181,11 +184,6 @@ func contend(ctx context.Context, ws []waiter, length time.Duration) (contention
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return c, err
-	}
-	if len(c.gaps) == 0 {
-		return c, errors.New("no hand-over")
-	}
-	return c, nil
+	err := g.Wait()
+	return c, err
 }

@@ -43,18 +43,17 @@ type hoard struct {
 	reports []locker.Report
 }
 
-// take takes all the locks, with the quit channels, if there are any.
-func (h *hoard) take(ctx context.Context, quits []chan bool) (locker.Client, error) {
+// open is a client, and what there is before it holds anything.
+func (h *hoard) open(ctx context.Context) (locker.Client, footprint, error) {
+	h.reports = nil
 	c, err := locker.New(h.endpoints, 60, int64(h.ttl), ctx)
-	if err != nil {
-		return c, err
-	}
+	return c, measureFootprint(), err
+}
+
+// take takes all the locks, with the quit channels, if there are any.
+func (h *hoard) take(c locker.Client, quits []chan bool) error {
 	h.reports = make([]locker.Report, len(h.names))
-	err = takeAll(c, h.names, func(i int, r locker.Report) { h.reports[i] = r }, quits)
-	if err != nil {
-		err = errors.Join(err, c.Close())
-	}
-	return c, err
+	return takeAll(c, h.names, func(i int, r locker.Report) { h.reports[i] = r }, quits)
 }
 
 // takers are enough to keep etcd busy.
@@ -99,11 +98,12 @@ func (h *hoard) withQuit(ctx context.Context) error {
 	for i := range quits {
 		quits[i] = make(chan bool)
 	}
-	h.reports = nil
-	before := measureFootprint()
-	c, err := h.take(ctx, quits)
+	c, before, err := h.open(ctx)
 	if err != nil {
 		return err
+	}
+	if err := h.take(c, quits); err != nil {
+		return errors.Join(err, c.Close())
 	}
 	h.reports = nil
 	after := measureFootprint()
@@ -114,12 +114,13 @@ func (h *hoard) withQuit(ctx context.Context) error {
 
 // keepAndClose: what locks cost while they are held, without quit channels, and how long it takes to give back all.
 func (h *hoard) keepAndClose(ctx context.Context) error {
-	h.reports = nil
-	before := measureFootprint()
-	start := time.Now()
-	c, err := h.take(ctx, nil)
+	c, before, err := h.open(ctx)
 	if err != nil {
 		return err
+	}
+	start := time.Now()
+	if err := h.take(c, nil); err != nil {
+		return errors.Join(err, c.Close())
 	}
 	h.add("taken in s", time.Since(start).Seconds())
 	h.reports = nil
@@ -151,11 +152,14 @@ func (h *hoard) keepAndClose(ctx context.Context) error {
 // lose: the lease is revoked by somebody else. Every lock has a goroutine that waits for its Done, as in a program
 // that has work to stop; that they all get to run is part of the figure.
 func (h *hoard) lose(ctx context.Context) (err error) {
-	c, err := h.take(ctx, nil)
+	c, _, err := h.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, c.Close)
+	if err := h.take(c, nil); err != nil {
+		return err
+	}
 	cli, err := connect(h.endpoints)
 	if err != nil {
 		return err
@@ -173,6 +177,7 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 			ends[i] = time.Now()
 		})
 	}
+	time.Sleep(time.Duration(h.ttl) * time.Second / 2) // older than a renewal interval, as most are: those are watched
 	start := time.Now()
 	if _, err := cli.Revoke(ctx, clientv3.LeaseID(key.Kvs[0].Lease)); err != nil {
 		return err

@@ -45,7 +45,10 @@ func compiled(dir string) ([]passage, error) {
 			})
 			if fn, ok := decl.(*ast.FuncDecl); ok && runByGoTest(fn) {
 				first := line(fn.Body.Lbrace) + 1
-				body := passage{lines: lines[first:line(fn.Body.Rbrace)], starts: map[int]bool{}}
+				body := passage{starts: map[int]bool{}}
+				if last := line(fn.Body.Rbrace); last > first { // not all on one line
+					body.lines = lines[first:last]
+				}
 				for _, stmt := range fn.Body.List {
 					body.starts[line(stmt.Pos())-first] = true
 				}

@@ -101,6 +101,8 @@ func helper() {
 	_ = c
 }
 
+func TestOneLine(t *testing.T) { _ = t }
+
 func Example() {
 	// Why.
 	x := 1
