@@ -232,6 +232,18 @@ const (
 	no
 )
 
+// watchErr is why a watch has ended.
+func watchErr(resp clientv3.WatchResponse) error {
+	err := resp.Err()
+	switch {
+	case err == nil:
+		return errors.New("the watch has ended")
+	case strings.Contains(err.Error(), rpctypes.ErrPermissionDenied.Error()):
+		return rpctypes.ErrPermissionDenied // which arrives as the text of another error
+	}
+	return err
+}
+
 // classify goes by codes and by texts: some of etcd's errors arrive with code Unknown.
 func classify(err error) class {
 	text := err.Error()

@@ -106,9 +106,9 @@ func TestAskEndsWithItsCtx(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(100*ms, func() { cancel(why) })
 		start := time.Now()
-		n := 0
+		var n atomic.Int64
 		a := ask(bound{ctx, start.Add(time.Second)}, w, func(ctx context.Context) (int, error) {
-			if n++; n == 1 {
+			if n.Add(1) == 1 {
 				return 0, rpctypes.ErrTimeout
 			}
 			return never[int](ctx)

@@ -44,7 +44,8 @@ func useAllOfIt(name string) {
 		}
 	}
 	ctx := context.Background()
-	etcd, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.EndpointsFromEnv(), Username: secret, Password: secret})
+	etcd, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.EndpointsFromEnv(), Username: secret, Password: secret,
+		Logger: clientv3.NewCtxClient(ctx).GetLogger()})
 	must(err == nil, err)
 	a, err := NewFromClient(ctx, etcd, 2)
 	must(err == nil, err)

@@ -207,6 +207,7 @@ func TestHoldSurvivesCompaction(t *testing.T) {
 	defer c.Close()
 	name := newName()
 	r := mustLock(t, c, name, DefaultValue, nil)
+	put(t, etcd, newName(), "new")
 	_, err = etcd.Compact(t.Context(), put(t, etcd, newName(), "newer"), clientv3.WithCompactPhysical())
 	require.NoError(t, err)
 

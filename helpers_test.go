@@ -33,6 +33,11 @@ func receive[T any](t testing.TB, ch <-chan T, within time.Duration) (v T) {
 	t.Helper()
 	select {
 	case v = <-ch:
+		return v
+	default:
+	}
+	select {
+	case v = <-ch:
 	case <-time.After(within):
 		require.FailNow(t, "nothing came", "within %v", within)
 	}

@@ -40,6 +40,7 @@ func (c *core) janitor(s *session) {
 		case <-s.lost:
 			return
 		}
+		ran := due
 		for pause := firstPause; due; pause = min(2*pause, maxPause) {
 			err := c.tidy(s)
 			due = err != nil && classify(err).passing && s.alive()
@@ -50,7 +51,7 @@ func (c *core) janitor(s *session) {
 				}
 			}
 		}
-		if untidy {
+		if ran {
 			tidied = time.Now()
 		}
 	}

@@ -37,8 +37,8 @@ func placeKey(s *session, name string) string {
 }
 
 // first reads who is first in the line.
-func first(name string) clientv3.Op {
-	return clientv3.OpGet(name+waiting, clientv3.WithFirstCreate()...)
+func first(name string, opts ...clientv3.OpOption) clientv3.Op {
+	return clientv3.OpGet(name+waiting, append(clientv3.WithFirstCreate(), opts...)...)
 }
 
 // nobody holds when nobody stands in the line.
@@ -64,8 +64,6 @@ type queue struct {
 	inUse   bool          // guarded by core.mu
 	restful bool          // not used since the janitor came by; guarded by core.mu
 }
-
-var errWatchEnded = errors.New("the watch has ended")
 
 // queueOf is the open queue of that name, or a new one if open says so. It is in use until rest.
 func (c *core) queueOf(s *session, name string, open bool) *queue {
@@ -135,9 +133,7 @@ func (c *core) follow(ctx context.Context, q *queue) {
 			seen = &q.lock
 		}
 		if !ok || resp.Err() != nil {
-			if q.err = resp.Err(); q.err == nil {
-				q.err = errWatchEnded
-			}
+			q.err = watchErr(resp)
 			return
 		}
 		if resp.Created {
@@ -182,6 +178,9 @@ func (c *core) lockWait(outer context.Context, name, value string, quit <-chan b
 	}
 	h = &hold{name: name}
 	if err := c.stand(ctx, h, value); err != nil {
+		if h.lined && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", LockDenied{name}, err)
+		}
 		c.tasks.start(func() { c.leave(h.s, name) })
 		return nil, err
 	}
@@ -234,7 +233,7 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 			h.s.lose(err)
 			continue
 		}
-		if h.lined = true; err == nil && h.token == 0 {
+		if err == nil && h.token == 0 {
 			h.token, h.next, err = c.wait(ctx, h.s, q, value, v)
 		}
 		c.rest(h.name)
@@ -255,6 +254,7 @@ func (c *core) approach(ctx context.Context, h *hold, value string) (*queue, err
 			return nil, err
 		}
 	}
+	h.lined = true
 	ctx, cancel := by.context()
 	defer cancel()
 	for {
@@ -287,6 +287,11 @@ var errPlaceGone = fmt.Errorf("the place in the line was deleted: %w", ErrLost)
 // wait waits for the turn of a place in the line. It returns the token, and who is next. A fault that passes does not
 // end it: the session does, if it does not pass in time.
 func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v view) (int64, *place, error) {
+	outer := ctx
+	ctx, cancel := context.WithCancel(outer)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)() // the place goes with the session
+
 	entered := v.own.ModRevision // what was deleted before is not about this place
 	claimed := entered
 	timer := time.NewTimer(0)
@@ -340,10 +345,11 @@ func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v v
 			case <-ctx.Done():
 			}
 			q = c.queueOf(s, q.name, true)
-		case <-s.lost:
-			return 0, nil, fmt.Errorf("%w: %w", ErrLost, s.why())
 		case <-ctx.Done():
-			return 0, nil, fmt.Errorf("%w: %w", LockDenied{q.name}, ended(ctx, nil))
+			if outer.Err() == nil {
+				return 0, nil, fmt.Errorf("%w: %w", ErrLost, s.why())
+			}
+			return 0, nil, ended(outer, nil)
 		}
 		seen, err := c.look(ctx, q, since)
 		if err == nil {
@@ -400,13 +406,11 @@ func (c *core) change(ctx context.Context, s *session, t txn) (int64, view, erro
 // that has come so far will do, and no quorum is asked; the reading tells a lock that was handed over from a place
 // that an outsider deleted.
 func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
-	ops := []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpGet(q.key), first(q.name)}
+	var opts []clientv3.OpOption
 	if since > 0 {
-		for i, key := range []string{q.name, q.key} {
-			ops[i] = clientv3.OpGet(key, clientv3.WithSerializable())
-		}
-		ops[2] = clientv3.OpGet(q.name+waiting, append(clientv3.WithFirstCreate(), clientv3.WithSerializable())...)
+		opts = append(opts, clientv3.WithSerializable())
 	}
+	ops := []clientv3.Op{clientv3.OpGet(q.name, opts...), clientv3.OpGet(q.key, opts...), first(q.name, opts...)}
 	f := c.batch.send(c.bound(ctx), txn{then: ops})
 	switch {
 	case f.err != nil:

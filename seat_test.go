@@ -1,9 +1,12 @@
 package locker
 
 import (
+	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -29,7 +32,8 @@ func TestSeatIsPassedInOrder(t *testing.T) {
 			require.Empty(t, other.turn)
 		}
 		m.pass("name", nil)
-		require.Nil(t, receive(t, w.turn, soon), "the seat alone")
+		require.Len(t, w.turn, 1)
+		require.Nil(t, <-w.turn, "the seat alone")
 	}
 	m.pass("name", nil)
 	require.Empty(t, m, "nobody is left")
@@ -143,28 +147,54 @@ func TestLockAndTheSeat(t *testing.T) {
 	})
 }
 
-// A waiter that gives up leaves the line; a seat that reaches it all the same is passed on.
+// A waiter that gives up leaves the line.
 func TestWaiterGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, _ := newFakeCore(t, new(fakeKV))
 		core.seats.take("name")
 		errs := make(chan error, 2)
-		wait := func(by bound) {
-			ctx, cancel := by.context()
+		wait := func(d time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
 			defer cancel()
 			_, err := core.seated(ctx, "name", "v", nil)
 			errs <- err
 		}
-		go wait(within(100 * ms))
+		go wait(100 * ms)
 		synctest.Wait()
-		go wait(within(1000 * ms))
+		go wait(time.Second)
 		require.ErrorAs(t, <-errs, new(LockDenied))
-		core.mu.Lock()
-		require.Len(t, core.seats["name"].line, 1)
-		core.mu.Unlock()
 		core.pass("name", nil)
 		require.NoError(t, <-errs)
 		core.pass("name", nil)
 		require.Empty(t, core.seats)
+	})
+}
+
+// A seat that reaches a waiter in the moment in which it gives up is not lost.
+func TestSeatReachesOneWhoGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, _ := newFakeCore(t, new(fakeKV))
+		gaveUp := 0
+		for range 500 {
+			core.seats.take("name")
+			ctx, cancel := context.WithCancel(t.Context())
+			result := make(chan error)
+			go func() { _, err := core.seated(ctx, "name", "v", nil); result <- err }()
+			synctest.Wait()
+			core.mu.Lock()
+			cancel()
+			for range 10 {
+				runtime.Gosched() // it now waits for the mutex, mostly
+			}
+			core.seats.pass("name", nil)
+			core.mu.Unlock()
+			if err := <-result; err != nil {
+				gaveUp++
+			} else {
+				core.pass("name", nil)
+			}
+			require.Empty(t, core.seats)
+		}
+		require.Positive(t, gaveUp)
 	})
 }

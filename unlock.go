@@ -95,14 +95,20 @@ func (c *core) pass(name string, w *waiter) {
 // All of it rests on one comparison: the key is as we put it.
 func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 	next := h.next
+	if h.lined && next == nil { // others are likely to have come: a reading is cheaper than a commit in vain
+		if f := c.batch.send(by, txn{then: []clientv3.Op{first(h.name, clientv3.WithSerializable())}}); f.err == nil {
+			next = placeOf(kvOf(f.resp, 0))
+		}
+	}
 	plain := false  // delete, whoever waits
 	resent := false // what is found may be our own doing
 	for {
 		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)}}
+		ahead := []clientv3.Op{clientv3.OpGet(h.name), first(h.name)}
 		stray := next != nil && (next.lease == h.s.id || next.lease == clientv3.NoLease) // nobody stands there
 		switch {
 		case plain:
-			heir = nil
+			heir, ahead = nil, ahead[:1]
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		case next != nil:
 			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(next.key), "=", next.create))
@@ -117,32 +123,27 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 			t.cmps = append(t.cmps, nobody(h.name))
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		}
-		if h.lined { // others are likely to wait: have the answer say who
-			t.els = ahead(h.name, plain)
-		}
 		f := c.batch.do(by, t)
 		resent = resent || f.resent
 		if f.err == nil && f.resp.Succeeded {
 			switch {
-			case plain || next != nil && !stray:
-				return 0, nil
 			case stray:
 				next = nil
 				continue
-			case heir != nil:
+			case next == nil && heir != nil:
 				return f.resp.Header.Revision, nil
 			}
 			return 0, nil
 		}
-		if f.err == nil && !h.lined {
-			f = c.batch.send(by, txn{then: ahead(h.name, plain)})
+		if f.err == nil {
+			f = c.batch.send(by, txn{then: ahead})
 		}
 		switch {
 		case f.err == nil:
 		case !plain && (errors.Is(f.err, rpctypes.ErrPermissionDenied) || errors.Is(f.err, rpctypes.ErrNoSpace)):
 			// No right to see the line, or no room for a put, though that one may have been applied. The line
 			// wakes up for a plain delete as well.
-			plain, resent = true, resent || f.loose
+			plain, next, resent = true, nil, resent || f.loose
 			if f.loose {
 				c.loose(h.s)
 			}
@@ -171,13 +172,4 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 			return 0, ErrLost
 		}
 	}
-}
-
-// ahead reads the key, and who is first in the line unless that is not to be looked at.
-func ahead(name string, plain bool) []clientv3.Op {
-	ops := []clientv3.Op{clientv3.OpGet(name)}
-	if !plain {
-		ops = append(ops, first(name))
-	}
-	return ops
 }

@@ -131,8 +131,8 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 	defer late.Stop()
 	select {
 	case resp, ok := <-changes:
-		if err := resp.Err(); err != nil || !ok {
-			return err
+		if !ok || resp.Err() != nil {
+			return watchErr(resp)
 		}
 	case <-late.C:
 		return fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)
@@ -149,11 +149,11 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 	for ctx.Err() == nil {
 		select {
 		case resp, ok := <-changes:
-			if resp.CompactRevision != 0 || !ok {
+			if resp.CompactRevision != 0 {
 				return nil
 			}
-			if err := resp.Err(); err != nil {
-				return err
+			if !ok || resp.Err() != nil {
+				return watchErr(resp)
 			}
 			for _, e := range resp.Events {
 				if e.Kv.ModRevision > at {

@@ -42,38 +42,32 @@ func (r *results) draw(dir string) error {
 		return err
 	}
 	return errors.Join(
-		r.lines(filepath.Join(dir, "pairs.svg"), "Lock + unlock, each locker its own key", "pairs/s", false),
-		r.lines(filepath.Join(dir, "latency.svg"), "Lock + unlock, each locker its own key", "p99 ms", true),
-		r.lines(filepath.Join(dir, "proposals.svg"), "Raft proposals for 1,000 lock + unlock pairs", "proposals/1000", true),
-		r.bars(filepath.Join(dir, "handover.svg"), "One lock that all want, held for 1 ms", "hand-overs/s"),
+		r.lines(dir, "pairs", "Lock + unlock pairs a second, each locker with its own key", "pairs/s"),
+		r.lines(dir, "latency", "Lock + unlock: p99 in ms, each locker with its own key", "p99 ms"),
+		r.lines(dir, "proposals", "Raft proposals for 1,000 lock + unlock pairs", "proposals/1000"),
+		r.bars(dir, "handover", "One lock that all want: hand-overs a second, held for 1 ms", "hand-overs/s"),
 	)
 }
 
 // lines shows a metric of the pairs, over the number of lockers: medians, and bars from the lowest to the highest.
-func (r *results) lines(path, title, metric string, log bool) error {
-	p := newChart(title, metric)
+func (r *results) lines(dir, name, title, metric string) error {
+	p := newChart(title)
 	p.X.Label.Text = "lockers"
 	p.X.Scale = plot.LogScale{}
-	p.Legend.Left = true
+	p.Y.Scale = plot.LogScale{}
+	p.Y.Tick.Marker = plot.LogTicks{Prec: -1}
 	var ticks plot.ConstantTicks
-	for _, f := range r.figures {
-		label := fmt.Sprint(f.N)
-		if f.Metric == metric && f.Peer == ours && f.Scenario == "pairs" {
-			ticks = append(ticks, plot.Tick{Value: float64(f.N), Label: label})
-		}
-	}
-	if ticks == nil {
-		return nil
-	}
-	p.X.Tick.Marker = ticks
 	for _, peer := range peers {
 		var at plotter.XYs
 		var spread plotter.YErrors
 		for _, f := range r.figures {
-			if f.Metric == metric && f.Peer == peer.name && f.Scenario == "pairs" {
+			if f.Scenario == "pairs" && f.Metric == metric && f.Peer == peer.name {
 				at = append(at, plotter.XY{X: float64(f.N), Y: f.Median})
 				spread = append(spread, struct{ Low, High float64 }{f.Median - slices.Min(f.Rounds), slices.Max(f.Rounds) - f.Median})
 			}
+		}
+		if at == nil {
+			return nil
 		}
 		look := looks[peer.name]
 		line, points, err := plotter.NewLinePoints(at)
@@ -92,28 +86,28 @@ func (r *results) lines(path, title, metric string, log bool) error {
 		errorBars.Color = look.color
 		p.Add(line, points, errorBars)
 		p.Legend.Add(peer.name, line, points)
+		ticks = nil
+		for _, xy := range at {
+			ticks = append(ticks, plot.Tick{Value: xy.X, Label: fmt.Sprint(xy.X)})
+		}
 	}
-	if log {
-		p.Y.Scale = plot.LogScale{}
-		p.Y.Tick.Marker = plot.LogTicks{Prec: -1}
-	} else {
-		p.Y.Min = 0
-	}
-	return save(p, path)
+	p.X.Tick.Marker = ticks
+	p.X.Min, p.X.Max = p.X.Min/1.3, p.X.Max*12 // to the right there is the legend
+	return save(p, dir, name)
 }
 
 // bars shows a metric of the hand-overs.
-func (r *results) bars(path, title, metric string) error {
-	p := newChart(title, metric)
-	p.Y.Min = 0
+func (r *results) bars(dir, name, title, metric string) error {
+	p := newChart(title)
+	crowds := 0
 	const width vg.Length = 24
 	for i, peer := range waiting {
 		var heights plotter.Values
-		var crowds []string
+		var labels []string
 		for _, f := range r.figures {
 			if f.Metric == metric && f.Peer == peer.name && f.Scenario == "handover" {
 				heights = append(heights, f.Median)
-				crowds = append(crowds, fmt.Sprint(f.N, " ", f.Of))
+				labels = append(labels, fmt.Sprint(f.N, " ", f.Of))
 			}
 		}
 		if heights == nil {
@@ -127,18 +121,22 @@ func (r *results) bars(path, title, metric string) error {
 		bars.Offset = width * vg.Length(float64(i)-float64(len(waiting)-1)/2)
 		p.Add(bars)
 		p.Legend.Add(peer.name, bars)
-		p.NominalX(crowds...)
+		p.NominalX(labels...)
+		crowds = len(labels)
 	}
-	return save(p, path)
+	p.X.Min, p.X.Max = -0.6, float64(crowds)+1.2 // to the right there is the legend
+	p.Y.Min = 0
+	return save(p, dir, name)
 }
 
-func newChart(title, metric string) *plot.Plot {
+func newChart(title string) *plot.Plot {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	p := plot.New()
-	p.Title.Text, p.Title.Padding = title, vg.Points(10)
-	p.Y.Label.Text = metric
-	p.Legend.Top = true
-	p.Legend.Padding = vg.Points(3)
+	p.Title.Text, p.Title.Padding = title, 10
+	p.Title.TextStyle.Font.Size = 13
+	p.Legend.Top, p.Legend.Left = true, true // text after the marks, should it be set in a wider font
+	p.Legend.XOffs = 0.68 * chartWidth
+	p.Legend.Padding, p.Legend.TextStyle.Font.Size = 3, 10
 	grid := plotter.NewGrid()
 	grid.Vertical.Width = 0
 	grid.Horizontal.Color = color.Gray{225}
@@ -146,14 +144,15 @@ func newChart(title, metric string) *plot.Plot {
 	return p
 }
 
-// save writes a chart as SVG. Its font has the measures of others that are better known.
-func save(p *plot.Plot, path string) error {
+// save writes a chart as SVG. Where the reader has not its font, others do: they have the same measures.
+func save(p *plot.Plot, dir, name string) error {
 	canvas := vgsvg.New(chartWidth, chartHeight)
-	p.Draw(draw.New(canvas))
+	p.Draw(draw.Crop(draw.New(canvas), 6, -6, 6, -6))
 	var svg bytes.Buffer
 	if _, err := canvas.WriteTo(&svg); err != nil {
 		return err
 	}
-	out := bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
-	return os.WriteFile(path, out, 0o644)
+	out := bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans;"),
+		[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
+	return os.WriteFile(filepath.Join(dir, name+".svg"), out, 0o644)
 }
