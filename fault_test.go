@@ -41,7 +41,7 @@ func TestDeadCluster(t *testing.T) {
 			c := clientAt(t, n.endpoints(), 1, 30)
 			t.Cleanup(func() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) })
 			held := newName()
-			locked(t, c, held, DefaultValue, nil)
+			mustLock(t, c, held, DefaultValue, nil)
 			free := newName()
 			n.each(fault.strike)
 			for call, f := range map[string]func() error{
@@ -82,7 +82,7 @@ func TestAnswerToLockSwallowed(t *testing.T) {
 	n := newNetwork(t, machines)
 	c, other, etcd := clientAt(t, n.endpoints(), 1, 10), newClient(t, 5, 10), newEtcd(t, machines)
 	name, kept := newName(), newName()
-	session := locked(t, c, kept, DefaultValue, nil)
+	session := mustLock(t, c, kept, DefaultValue, nil)
 
 	n.each(func(p *etcdtest.Proxy) { p.Swallow(etcdtest.ToClient) })
 	start := time.Now()
@@ -119,8 +119,8 @@ func TestUnlockSwallowed(t *testing.T) {
 			n := newNetwork(t, machines)
 			c, other, etcd := clientAt(t, n.endpoints(), 1, 10), newClient(t, 5, 10), newEtcd(t, machines)
 			name, kept := newName(), newName()
-			session := locked(t, c, kept, DefaultValue, nil)
-			r := locked(t, c, name, DefaultValue, nil)
+			session := mustLock(t, c, kept, DefaultValue, nil)
+			r := mustLock(t, c, name, DefaultValue, nil)
 
 			n.each(func(p *etcdtest.Proxy) { p.Swallow(dir) })
 			start := time.Now()
@@ -153,7 +153,7 @@ func TestNoSpaceAlarm(t *testing.T) {
 	var held []string
 	for range 3 {
 		held = append(held, newName())
-		holds = append(holds, locked(t, c, held[len(held)-1], DefaultValue, nil))
+		holds = append(holds, mustLock(t, c, held[len(held)-1], DefaultValue, nil))
 	}
 	waited := make(chan Report, 1) // one of them has a waiter in the line
 	go func() { waited <- other.LockWait(t.Context(), held[0], DefaultValue, nil) }()
@@ -179,7 +179,7 @@ func TestNoSpaceAlarm(t *testing.T) {
 	alarm(t, etcd, pb.AlarmRequest_DEACTIVATE)
 	for _, name := range append(held, free) {
 		require.True(t, isFree(t, etcd, name), name)
-		locked(t, other, name, DefaultValue, nil)
+		mustLock(t, other, name, DefaultValue, nil)
 	}
 }
 
@@ -216,7 +216,7 @@ func testWatchSurvives(t *testing.T, cluster *etcdtest.Cluster) {
 	for member := range cluster.Endpoints() { // one of them serves the watch
 		require.NoError(t, cluster.Kill(member))
 		value := fmt.Sprint("without ", member)
-		locked(t, other, name, value, nil)
+		mustLock(t, other, name, value, nil)
 		require.Equal(t, value, receive(t, changes, soon))
 		require.NoError(t, other.Unlock(name, nil))
 		require.Equal(t, "", receive(t, changes, soon))
@@ -230,8 +230,8 @@ func testWatchSurvives(t *testing.T, cluster *etcdtest.Cluster) {
 func testQuorumLost(t *testing.T, cluster *etcdtest.Cluster) {
 	const ttl = 2
 	busy, idle := clientAt(t, cluster.Endpoints(), 1, ttl), clientAt(t, cluster.Endpoints(), 1, ttl)
-	held := locked(t, busy, newName(), DefaultValue, nil)
-	locked(t, idle, newName(), DefaultValue, nil)
+	held := mustLock(t, busy, newName(), DefaultValue, nil)
+	mustLock(t, idle, newName(), DefaultValue, nil)
 
 	require.NoError(t, cluster.Kill(0, 1))
 	receive(t, held.Done, ttl*time.Second+slack)
@@ -254,7 +254,7 @@ func testQuorumLost(t *testing.T, cluster *etcdtest.Cluster) {
 
 	require.NoError(t, cluster.Start(0, 1))
 	back := time.Now()
-	locked(t, idle, newName(), DefaultValue, nil)
+	mustLock(t, idle, newName(), DefaultValue, nil)
 	assert.Less(t, time.Since(back), time.Second)
 	assert.Less(t, receive(t, first, soon).Sub(back), time.Second)
 }

@@ -85,8 +85,9 @@ func (c *core) watchHeld(s *session) (held int) {
 
 // watchHold waits for the key of a hold to change, which only others can do while it is held.
 func (c *core) watchHold(ctx context.Context, h *hold) {
+	known := h.token // the key is as it was put, up to this revision
 	for ctx.Err() == nil {
-		for resp := range c.cli.Watch(clientv3.WithRequireLeader(ctx), h.name, clientv3.WithRev(h.token+1)) {
+		for resp := range c.cli.Watch(clientv3.WithRequireLeader(ctx), h.name, clientv3.WithRev(known+1)) {
 			if len(resp.Events) > 0 {
 				h.s.hurry() // the lease may be gone, and other locks with it
 				c.lose(h)
@@ -94,7 +95,7 @@ func (c *core) watchHold(ctx context.Context, h *hold) {
 			}
 		}
 		// The watch has ended: compacted, without a leader, or not allowed.
-		c.confirm(c.bound(ctx), h)
+		known = max(known, c.confirm(c.bound(ctx), h))
 		select {
 		case <-time.After(maxPause):
 		case <-ctx.Done():
@@ -102,11 +103,14 @@ func (c *core) watchHold(ctx context.Context, h *hold) {
 	}
 }
 
-// confirm asks etcd whether a key is as its holder put it, and ends the hold if it is not.
-func (c *core) confirm(by bound, h *hold) {
-	if kv, _, err := c.read(by, h.name); err == nil && (kv == nil || kv.ModRevision != h.token) {
+// confirm asks etcd whether a key is as its holder put it, and ends the hold if it is not. It returns the revision of
+// the answer.
+func (c *core) confirm(by bound, h *hold) int64 {
+	kv, at, err := c.read(by, h.name)
+	if err == nil && (kv == nil || kv.ModRevision != h.token) {
 		c.lose(h)
 	}
+	return at
 }
 
 // tidy lists what is attached to the lease, one request however many locks are held, and compares: what is held

@@ -92,7 +92,7 @@ func (r *results) lines(dir, name, title, metric string) error {
 		}
 	}
 	p.X.Tick.Marker = ticks
-	p.X.Min, p.X.Max = p.X.Min/1.3, p.X.Max*12 // to the right there is the legend
+	p.X.Min, p.X.Max = p.X.Min/1.3, p.X.Max*25 // to the right there is the legend
 	return save(p, dir, name)
 }
 
@@ -124,7 +124,7 @@ func (r *results) bars(dir, name, title, metric string) error {
 		p.NominalX(labels...)
 		crowds = len(labels)
 	}
-	p.X.Min, p.X.Max = -0.6, float64(crowds)+1.2 // to the right there is the legend
+	p.X.Min, p.X.Max = -0.6, float64(crowds)+1.9 // to the right there is the legend
 	p.Y.Min = 0
 	return save(p, dir, name)
 }
@@ -135,7 +135,7 @@ func newChart(title string) *plot.Plot {
 	p.Title.Text, p.Title.Padding = title, 10
 	p.Title.TextStyle.Font.Size = 13
 	p.Legend.Top, p.Legend.Left = true, true // text after the marks, should it be set in a wider font
-	p.Legend.XOffs = 0.68 * chartWidth
+	p.Legend.XOffs = 0.62 * chartWidth
 	p.Legend.Padding, p.Legend.TextStyle.Font.Size = 3, 10
 	grid := plotter.NewGrid()
 	grid.Vertical.Width = 0
