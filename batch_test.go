@@ -1,6 +1,7 @@
 package locker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,16 @@ type crew struct {
 // work is the time that the cluster takes for a transaction: less than a second try waits for.
 const work = 10 * ms
 
+// working is that time, cut short by the end of ctx.
+func working(ctx context.Context) error {
+	select {
+	case <-time.After(work):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // newCrew starts with two operations in flight, so that the next ones gather for as long as work takes.
 func newCrew(t *testing.T, kv *fakeKV) *crew {
 	ctx, cancel := context.WithCancel(t.Context())
@@ -56,9 +67,8 @@ func newCrew(t *testing.T, kv *fakeKV) *crew {
 
 // refusing applies what refuse has no error for.
 func refusing(kv *fakeKV, refuse func(keys []string) error) func(context.Context, int, *pb.TxnRequest) (*pb.TxnResponse, error) {
-	return func(_ context.Context, _ int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
-		time.Sleep(work)
-		if err := refuse(keysOf(req)); err != nil {
+	return func(ctx context.Context, _ int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+		if err := cmp.Or(working(ctx), refuse(keysOf(req))); err != nil {
 			return nil, err
 		}
 		return kv.apply(req), nil
@@ -332,8 +342,7 @@ func TestFrozenLane(t *testing.T) {
 			if slices.Contains(keysOf(req), "frozen") {
 				return never[*pb.TxnResponse](ctx)
 			}
-			time.Sleep(work)
-			return kv.apply(req), nil
+			return kv.apply(req), working(ctx)
 		}
 		c := newCrew(t, &kv)
 		c.call(within(2*time.Second), "frozen", "v")
@@ -365,8 +374,7 @@ func TestBatchIsTriedTwice(t *testing.T) {
 			if n == lanes+1 {
 				return never[*pb.TxnResponse](ctx)
 			}
-			time.Sleep(work)
-			return kv.apply(req), nil
+			return kv.apply(req), working(ctx)
 		}
 		c := newCrew(t, &kv)
 		keys := c.many(10)

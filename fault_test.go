@@ -70,7 +70,9 @@ func TestDeadCluster(t *testing.T) {
 				err := f()
 				assert.Less(t, time.Since(start), timeout+slack, call)
 				assert.ErrorIs(t, err, context.DeadlineExceeded, call)
-				assert.ErrorContains(t, err, fault.cause, call)
+				if call != "Watch" { // there etcd's client keeps the cause to itself
+					assert.ErrorContains(t, err, fault.cause, call)
+				}
 			}
 		})
 	}

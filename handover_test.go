@@ -413,6 +413,40 @@ func TestPlainDeleteWakesTheLine(t *testing.T) {
 	require.Empty(t, turns[2])
 }
 
+// While the first in the line has not heard of the deletion yet, those behind it let the lock lie.
+func TestOnlyTheFirstInTheLineClaims(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	old := &fork{etcd, name}
+	require.True(t, old.lock(t, "old"))
+	slow, claimed := newGate(), newGate()
+	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 {
+			slow.pass(ctx, nil)
+		}
+	})
+	c := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+		err := send(ctx, reply)
+		if puts(req, name) && deletes(req, name+waiting) {
+			claimed.arrive()
+		}
+		return err
+	}, nil)
+	first := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	second := wait(ctx, c, name, "c")
+	awaitPlaces(t, etcd, name, 2)
+	old.unlock(t)
+	slow.awaitArrival(t)
+	claimed.awaitArrival(t)
+	require.Nil(t, stored(t, etcd, name))
+	slow.open()
+	gotLock(t, first)
+	require.Empty(t, second)
+	require.NoError(t, b.Unlock(name, nil))
+	gotLock(t, second)
+}
+
 func TestForkAndOursExcludeEachOther(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
@@ -544,7 +578,7 @@ func (r *requests) take() []any {
 	return sent
 }
 
-// calm lets a client wait long for each answer, so that what it sends can be counted on a busy machine.
+// calm lets clients wait long for their next answers, so that what they send can be counted on a busy machine.
 func calm(clients ...Client) {
 	for _, c := range clients {
 		c.usual.Store(int64(10 * time.Second))
@@ -556,8 +590,8 @@ func TestUncontendedLockWaitIsOneTransaction(t *testing.T) {
 	ctx, name := limited(t), newName()
 	var sent requests
 	c := tapped(t, machines, 60, sent.tap, nil)
-	calm(c)
 	for range 3 {
+		calm(c)
 		sent.take()
 		r := c.LockWait(ctx, name, "v", nil)
 		require.Equal(t, Success, r.Msg, "%v", r.Err)
@@ -584,6 +618,7 @@ func TestCostOfAHandOver(t *testing.T) {
 		awaitPlaces(t, etcd, name, i)
 	}
 	for i := range len(sent) - 1 {
+		calm(clients...)
 		for j := range sent {
 			sent[j].take()
 		}
@@ -615,6 +650,7 @@ func TestCostOfAHandOverWithinAProcess(t *testing.T) {
 		awaitLine(t, c, name, i+1)
 	}
 	for _, turn := range turns {
+		calm(c)
 		sent.take()
 		require.NoError(t, c.Unlock(name, nil))
 		gotLock(t, turn)
@@ -680,6 +716,7 @@ func TestProposals(t *testing.T) {
 			if i == n {
 				before = committed(t, cluster.Endpoints()[0])
 			}
+			calm(clients...)
 			gotLock(t, turns[i%n])
 			require.NoError(t, clients[i%n].Unlock(name, nil))
 			turns[i%n] = wait(ctx, clients[i%n], name, "v")
@@ -703,6 +740,7 @@ func TestProposals(t *testing.T) {
 	awaitLine(t, c, name, 1)
 	before := committed(t, cluster.Endpoints()[0])
 	for range cycles {
+		calm(c)
 		require.NoError(t, c.Unlock(name, nil))
 		gotLock(t, turn)
 		turn = wait(ctx, c, name, "v")

@@ -87,11 +87,16 @@ func (c *core) watchHeld(s *session) (held int) {
 func (c *core) watchHold(ctx context.Context, h *hold) {
 	known := h.token // the key is as it was put, up to this revision
 	for ctx.Err() == nil {
-		for resp := range c.cli.Watch(clientv3.WithRequireLeader(ctx), h.name, clientv3.WithRev(known+1)) {
+		changes, err := c.open(c.bound(ctx), h.name, clientv3.WithRev(known+1))
+		for err == nil {
+			resp, ok := <-changes
 			if len(resp.Events) > 0 {
 				h.s.hurry() // the lease may be gone, and other locks with it
 				c.lose(h)
 				return
+			}
+			if !ok {
+				break
 			}
 		}
 		// The watch has ended: compacted, without a leader, or not allowed.

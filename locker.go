@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -37,6 +38,7 @@ type core struct {
 	hangUp   context.CancelFunc
 	sessions sync.WaitGroup // the goroutines of sessions
 	tasks    tasks          // all others, but for those of batch
+	streams  atomic.Int64   // of watches: the number of the current one
 	closing  sync.Once
 	closeErr error // guarded by closing
 
@@ -65,6 +67,7 @@ func New(machines []string, timeout int64, ttl int64, ctx context.Context) (Clie
 		DialTimeout:          bound,
 		DialKeepAliveTime:    10 * time.Second, // gRPC allows no less
 		DialKeepAliveTimeout: 3 * time.Second,
+		MaxUnaryRetries:      1, // ask sends again, and has the fault to tell
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			// gRPC's own would let an outage outlive its end by up to two minutes.
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},

@@ -118,11 +118,16 @@ func (c *core) follow(ctx context.Context, q *queue) {
 	defer close(q.broken)
 	defer q.cancel()
 	// No start revision: a watch that starts in the past is served only every 100 ms.
-	opts := []clientv3.OpOption{clientv3.WithFilterPut(), clientv3.WithCreatedNotify()}
-	ctx = clientv3.WithRequireLeader(ctx)
-	places := c.cli.Watch(ctx, q.key, opts...)
-	locks := c.cli.Watch(ctx, q.name, opts...)
-	created := 0
+	places, err := c.open(c.bound(ctx), q.key, clientv3.WithFilterPut())
+	var locks clientv3.WatchChan
+	if err == nil {
+		locks, err = c.open(c.bound(ctx), q.name, clientv3.WithFilterPut())
+	}
+	if err != nil {
+		q.err = err
+		return
+	}
+	close(q.ready)
 	for {
 		var resp clientv3.WatchResponse
 		var ok bool
@@ -135,11 +140,6 @@ func (c *core) follow(ctx context.Context, q *queue) {
 		if !ok || resp.Err() != nil {
 			q.err = watchErr(resp)
 			return
-		}
-		if resp.Created {
-			if created++; created == 2 {
-				close(q.ready)
-			}
 		}
 		for _, e := range resp.Events {
 			seen.Store(e.Kv.ModRevision)

@@ -166,7 +166,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 		{"enters the line, the answer is lost", true, func(t *testing.T, s *scene) <-chan ending {
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				if enters(req, s.name) {
-					s.net.swallow(etcdtest.ToClient)
+					s.once.Do(func() { s.net.swallow(etcdtest.ToClient) })
 				}
 				return send(ctx, reply)
 			}, nil)
@@ -176,7 +176,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			sent := newGate()
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				if enters(req, s.name) {
-					s.net.swallow(etcdtest.ToServer)
+					s.once.Do(func() { s.net.swallow(etcdtest.ToServer) })
 					sent.arrive()
 				}
 				return send(ctx, reply)
@@ -190,7 +190,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				err := send(ctx, reply)
 				if puts(req, s.name) {
-					s.net.hold()
+					s.once.Do(s.net.hold)
 					sent.arrive()
 				}
 				return err
@@ -215,8 +215,8 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 		{"is handed the lock, the network is gone", false, func(t *testing.T, s *scene) <-chan ending {
 			handed := newGate()
 			s.client(t, nil, func(_ string, resp *clientv3.WatchResponse) {
-				if len(resp.Events) > 0 && !isClosed(handed.arrived) {
-					s.net.hold()
+				if len(resp.Events) > 0 {
+					s.once.Do(s.net.hold)
 					handed.arrive()
 				}
 			})
@@ -278,6 +278,7 @@ type scene struct {
 	name   string
 	own    string // the name of a lock that the waiting client holds itself
 	net    network
+	once   sync.Once // the network fails once
 	etcd   *clientv3.Client
 	holder Client
 	waiter Client

@@ -10,10 +10,11 @@ import (
 // DefaultValue is a value for locks whose value does not matter.
 const DefaultValue = "ok"
 
-// The two values of Report.Msg, typed and untyped as in the fork that this API comes from.
+// The two values of Report.Msg.
 const (
-	Fail    string = "fail"
-	Success        = "success"
+	Fail string = "fail"
+
+	Success = "success" // untyped, as in the fork: good for any type of strings
 )
 
 // The errors that callers can test for with errors.Is. They arrive wrapped.

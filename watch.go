@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 )
 
 // watchCheck is how often a Watch asks whether it has missed anything: an etcd member that hangs keeps its watches
@@ -126,16 +128,9 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 		}
 	}
 	// First the watch, then the reading: nothing falls between them.
-	changes := c.cli.Watch(clientv3.WithRequireLeader(ctx), name, clientv3.WithCreatedNotify())
-	late := time.NewTimer(c.timeout)
-	defer late.Stop()
-	select {
-	case resp, ok := <-changes:
-		if !ok || resp.Err() != nil {
-			return watchErr(resp)
-		}
-	case <-late.C:
-		return fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)
+	changes, err := c.open(c.bound(ctx), name)
+	if err != nil {
+		return err
 	}
 	kv, at, err := c.read(c.bound(ctx), name)
 	if err != nil {
@@ -157,7 +152,9 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 			}
 			for _, e := range resp.Events {
 				if e.Kv.ModRevision > at {
-					kv, at = e.Kv, e.Kv.ModRevision
+					if kv, at = e.Kv, e.Kv.ModRevision; e.Type == clientv3.EventTypeDelete {
+						kv = nil
+					}
 					send(valueOf(kv))
 				}
 			}
@@ -171,5 +168,31 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 	return nil
 }
 
-// valueOf is what Watch tells of a key; "" where there is none. The event of a deletion has a key without a value.
+// valueOf is what Watch tells of a key; "" where there is none.
 func valueOf(kv *mvccpb.KeyValue) string { return string(kv.GetValue()) }
+
+// open opens a watch, which then lives until the ctx of by ends. clientv3 waits for the server's answer, and puts all
+// watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
+// to another member, this watch and later ones with it.
+func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.WatchChan, error) {
+	for wait := max(maxPause, c.patience()); ; wait *= 2 {
+		n := c.streams.Load()
+		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
+			clientv3.WithRequireLeader(by.ctx), "locker-stream", strconv.FormatInt(n, 10)))
+		late := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
+		changes := c.cli.Watch(ctx, key, opts...)
+		if late.Stop() {
+			return changes, nil
+		}
+		if by.ctx.Err() != nil {
+			return nil, context.Cause(by.ctx)
+		}
+		if !time.Now().Before(by.until) {
+			return nil, errSilent
+		}
+		c.streams.CompareAndSwap(n, n+1)
+	}
+}
+
+// errSilent is of a request that had no answer until its time was over.
+var errSilent = fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)

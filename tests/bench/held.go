@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -179,7 +180,8 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 	}
 	time.Sleep(time.Duration(h.ttl) * time.Second / 2) // older than a renewal interval, as most are: those are watched
 	start := time.Now()
-	if _, err := cli.Revoke(ctx, clientv3.LeaseID(key.Kvs[0].Lease)); err != nil {
+	_, err = cli.Revoke(ctx, clientv3.LeaseID(key.Kvs[0].Lease))
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) { // that is the answer to a second try
 		return err
 	}
 	all.Wait()

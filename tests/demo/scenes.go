@@ -34,16 +34,16 @@ func (d *demo) givenBack(ctx context.Context) error {
 		select {
 		case value := <-values:
 			if value != want {
-				return fmt.Errorf("B sees %q instead of %q", value, want)
+				return fmt.Errorf("client B sees %q instead of %q", value, want)
 			}
 			if d.say("B sees %q after %s", value, took(since)); want == "" {
 				return d.free(name)
 			}
 			return nil
 		case err := <-ended:
-			return fmt.Errorf("Watch has ended: %w", err)
+			return fmt.Errorf("the Watch has ended: %w", err)
 		case <-ctx.Done():
-			return fmt.Errorf("B sees nothing, where %q should come: %w", want, ctx.Err())
+			return fmt.Errorf("client B sees nothing, where %q should come: %w", want, ctx.Err())
 		}
 	}
 	if err := sees("A", time.Now()); err != nil {
@@ -99,7 +99,7 @@ func (d *demo) handedOver(ctx context.Context) error {
 	go func() { reports <- d.b.LockWait(ctx, name, "B", nil) }()
 	resp, ok := <-line
 	if !ok || resp.Err() != nil || len(resp.Events) == 0 {
-		return fmt.Errorf("B does not stand in the line: %w", errors.Join(resp.Err(), ctx.Err()))
+		return fmt.Errorf("client B does not stand in the line: %w", errors.Join(resp.Err(), ctx.Err()))
 	}
 	d.say("B waits: the line for the lock is a key of etcd, %q", strings.TrimPrefix(string(resp.Events[0].Kv.Key), d.prefix))
 
@@ -109,7 +109,7 @@ func (d *demo) handedOver(ctx context.Context) error {
 	}
 	report := <-reports
 	if report.Msg != locker.Success {
-		return fmt.Errorf("B was not handed the lock: %s", told(report))
+		return fmt.Errorf("client B was not handed the lock: %s", told(report))
 	}
 	d.tokens = append(d.tokens, report.Token)
 	d.say("A calls Unlock; B has the lock %s later, with token %d", took(began), report.Token)
@@ -157,7 +157,7 @@ func (d *demo) holderKilled(ctx context.Context) error {
 	d.say("process %d is killed with SIGKILL; B waits", holder.Process.Pid)
 	report := d.b.LockWait(ctx, name, "B", nil)
 	if report.Msg != locker.Success {
-		return fmt.Errorf("B has not got the lock of the dead process: %s", told(report))
+		return fmt.Errorf("client B has not got the lock of the dead process: %s", told(report))
 	}
 	waited := time.Since(began)
 	if waited > granted+2*time.Second {
@@ -211,7 +211,7 @@ func (d *demo) memberKilled(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if !report.Held() {
-		return errors.New("A has lost the lock")
+		return errors.New("client A has lost the lock")
 	}
 	d.say("A still holds the lock: token %d", report.Token)
 	if err := d.refused("B", d.b, name); err != nil {

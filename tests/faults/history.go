@@ -1,0 +1,116 @@
+package main
+
+import (
+	"sync"
+)
+
+// incarnation is one client process, from its start to its end.
+type incarnation struct {
+	slot, number int     // its place, which it has from the one before it, and which it is of all
+	killed       instant // by the campaign; 0: not. Guarded by history.mu
+	stalls       []span  // when it did not run; guarded by history.mu
+	vitals       []vitals
+	ops          map[int]*operation
+}
+
+// operation is what a client did, and what came of it.
+type operation struct {
+	by         *incarnation
+	what, name string
+	value      string // that it would put; of a reading: that it found
+	call, ret  instant
+	until      instant // when it has to end; 0: not given
+	outcome    string
+	token      int64
+	err        string
+	told       []string // by a Watch
+}
+
+// hold is a lock that a client knew it had.
+type hold struct {
+	*operation            // that took it
+	last       instant    // when its holder last looked and could believe in it; 0: never
+	end        instant    // when it first saw that it could not; 0: never
+	done       instant    // when Done was seen closed; 0: never
+	lost       bool       // before it was released
+	release    *operation // nil: none
+}
+
+// write is what a holder wrote to the store.
+type write struct {
+	h        *hold
+	looked   instant // when the holder saw that it holds
+	at       instant // when it came here
+	accepted bool
+}
+
+// history is all that happened.
+type history struct {
+	mu     sync.Mutex // guards all below while the campaign runs
+	ops    []*operation
+	holds  map[*operation]*hold
+	store  map[string]int64 // the highest token of each name
+	writes []write
+}
+
+func newHistory() *history {
+	return &history{holds: map[*operation]*hold{}, store: map[string]int64{}}
+}
+
+// add takes in what a client process tells. For a write to the store it returns whether it was accepted.
+func (h *history) add(by *incarnation, r record) (accepted bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch r.Kind {
+	case called:
+		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until}
+		by.ops[r.Op] = op
+		h.ops = append(h.ops, op)
+		if hold := h.holds[by.ops[r.Of]]; hold != nil {
+			hold.release = op
+		}
+	case returned:
+		op := by.ops[r.Op]
+		op.ret, op.outcome, op.token, op.err = r.At, r.Outcome, r.Token, r.Error
+		switch {
+		case op.takes() && r.Outcome == ok:
+			h.holds[op] = &hold{operation: op}
+		case op.reads():
+			op.value = r.Value
+		case op.watches():
+			op.until = r.From
+		}
+	case ended:
+		hold := h.holds[by.ops[r.Op]]
+		hold.last, hold.end, hold.done, hold.lost = r.From, r.At, r.Done, r.Lost
+	case told:
+		op := by.ops[r.Op]
+		op.told = append(op.told, r.Value)
+	case wrote:
+		// The store that the locks guard: it knows nothing of leases and clocks, only the highest token so far.
+		accepted = r.Token >= h.store[r.Name]
+		if accepted {
+			h.store[r.Name] = r.Token
+		}
+		h.writes = append(h.writes, write{h.holds[by.ops[r.Op]], r.At, now(), accepted})
+	case stalled:
+		by.stalls = append(by.stalls, span{r.From, r.At})
+	case measured:
+		by.vitals = append(by.vitals, *r.Vitals)
+	}
+	return accepted
+}
+
+// kill notes that a process is about to be killed.
+func (h *history) kill(by *incarnation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	by.killed = now()
+}
+
+// takes says whether an operation takes a lock.
+func (o *operation) takes() bool { return o.what == "lock" || o.what == "wait" || o.what == "do" }
+
+func (o *operation) reads() bool { return o.what == "get" || o.what == "inspect" }
+
+func (o *operation) watches() bool { return o.what == "watch" || o.what == "watch to the end" }

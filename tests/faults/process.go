@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+)
+
+// slot is a place for a client process: its own way to the cluster, and the process that is there now.
+type slot struct {
+	number  int
+	proxies []*etcdtest.Proxy // one for each member
+	now     *process          // used by the lane of the clients, and by nobody else before that has ended
+}
+
+// process is a client process, seen from the parent.
+type process struct {
+	*incarnation
+	cmd  *exec.Cmd
+	in   *lines
+	pipe io.Closer
+	idle chan struct{} // closed when it says that nothing is under way any more
+	gone chan struct{} // closed when its last line was read and it has ended
+	bye  bool          // it ended as it should; set before gone is closed
+}
+
+// spawn starts a client process.
+func (c *campaign) spawn(s *slot, number int) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, clientCommand)
+	cmd.Stderr = os.Stderr
+	dieWithParent(cmd)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p := &process{
+		incarnation: &incarnation{slot: s.number, number: number, ops: map[int]*operation{}},
+		cmd:         cmd, in: newLines(in), pipe: in, idle: make(chan struct{}), gone: make(chan struct{}),
+	}
+	c.mu.Lock()
+	c.incarnations = append(c.incarnations, p.incarnation)
+	c.mu.Unlock()
+	s.now = p
+	go func() { // ends with the process
+		defer close(p.gone)
+		c.listen(p, out)
+		cmd.Wait()
+	}()
+	var endpoints []string
+	for _, proxy := range s.proxies {
+		endpoints = append(endpoints, proxy.URL())
+	}
+	return p.in.write(order{Config: &config{
+		Subject: c.subject, Endpoints: endpoints, TTL: ttl, Timeout: timeout,
+		Seed: c.seed<<16 + uint64(number), Value: fmt.Sprintf("p%d", number), Hot: c.hot, Cold: c.cold,
+	}})
+}
+
+// listen takes in what a process tells, to the end.
+func (c *campaign) listen(p *process, out io.Reader) {
+	lines := json.NewDecoder(bufio.NewReaderSize(out, 1<<16))
+	for {
+		var r record
+		if lines.Decode(&r) != nil {
+			return // it was killed, perhaps in the middle of a line
+		}
+		accepted := c.history.add(p.incarnation, r)
+		switch r.Kind {
+		case wrote:
+			p.in.write(order{Answer: r.Of, Accepted: accepted}) // its error is that it was killed
+		case idle:
+			close(p.idle)
+		case gone:
+			p.bye = true
+		}
+	}
+}
+
+// kill ends a process as SIGKILL does.
+func (c *campaign) kill(p *process) {
+	c.history.kill(p.incarnation)
+	p.cmd.Process.Signal(syscall.SIGKILL)
+	<-p.gone
+	p.pipe.Close()
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	samplePeriod = 5 * time.Millisecond
+	stallFrom    = 20 * time.Millisecond // later than this, and the process was not running
+	doneTries    = 200                   // looks: Done will never close then
+)
+
+// sampler looks at every hold of a process, all the time, and notes how long its holder could believe in it. It also
+// notes when the process did not run: what it tells late then is not to be blamed on anybody.
+type sampler struct {
+	c *client
+
+	mu    sync.Mutex // guards all below
+	holds map[*holding]struct{}
+}
+
+// holding is a lock that this process has.
+type holding struct {
+	grip
+	op       int
+	last     instant // the last look that said yes
+	told     instant // the first that said no
+	tries    int     // looks for done since
+	lost     bool
+	released bool // its holder is giving it back
+	doneAt   instant
+	over     chan struct{} // closed when it is over, and that was told
+	quit     chan struct{} // ends the wait for done
+}
+
+// hold begins to look at a hold.
+func (s *sampler) hold(op int, g grip) *holding {
+	h := &holding{grip: g, op: op, over: make(chan struct{}), quit: make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds == nil {
+		s.holds = map[*holding]struct{}{}
+	}
+	s.holds[h] = struct{}{}
+	go func() {
+		select {
+		case <-h.done:
+			at := now()
+			s.mu.Lock()
+			h.doneAt = at
+			s.mu.Unlock()
+		case <-h.quit:
+		}
+	}()
+	return h
+}
+
+// look asks once more whether a lock is held, and returns when: the moment before the question.
+func (s *sampler) look(h *holding) (at instant, held bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at = now()
+	if held = h.held(); held {
+		h.last = max(h.last, at)
+	}
+	return at, held
+}
+
+// releasing notes that the hold will end by its holder's will.
+func (s *sampler) releasing(h *holding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.released = true
+}
+
+func (s *sampler) run(over <-chan struct{}) {
+	tick := time.NewTicker(samplePeriod)
+	defer tick.Stop()
+	before := now()
+	for {
+		select {
+		case <-tick.C:
+		case <-over:
+			return
+		}
+		at := now()
+		if at.sub(before) > stallFrom {
+			s.c.out.write(record{Kind: stalled, At: at, From: before})
+		}
+		before = at
+		s.mu.Lock()
+		for h := range s.holds {
+			at := now()
+			if h.held() {
+				h.last = at
+				continue
+			}
+			if h.told == 0 {
+				h.told, h.lost = at, !h.released
+			}
+			if h.tries++; h.done == nil || h.doneAt != 0 || h.tries > doneTries {
+				s.c.out.write(record{Kind: ended, At: h.told, Op: h.op, From: h.last, Done: h.doneAt, Lost: h.lost})
+				close(h.over)
+				close(h.quit)
+				delete(s.holds, h)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// settle waits until the ends of all holds were told.
+func (s *sampler) settle() {
+	s.mu.Lock()
+	var left []*holding
+	for h := range s.holds {
+		left = append(left, h)
+	}
+	s.mu.Unlock()
+	for _, h := range left {
+		<-h.over
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/PumpkinSeed/locker"
+)
+
+// grip is a lock that was taken.
+type grip struct {
+	token int64
+	held  func() bool
+	done  <-chan struct{}
+	own   any // the subject's
+}
+
+// subject is what the campaign tries.
+type subject interface {
+	lock(name, value string, quit <-chan bool) (grip, error) // errDenied when somebody else has it
+	wait(ctx context.Context, name, value string, quit <-chan bool) (grip, error)
+	unlock(name string, g grip) error
+	close() error
+}
+
+// errDenied says that somebody else has the lock.
+var errDenied = errors.New("somebody else has the lock")
+
+// subjects are what -subject may name.
+var subjects = map[string]func(config) (subject, error){
+	"locker":      newLocker,
+	"concurrency": newMutexes,
+}
+
+// outcome is what an error means for the history.
+func outcome(ctx context.Context, err error) string {
+	switch {
+	case err == nil:
+		return ok
+	case errors.Is(err, errDenied):
+		return denied
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return expired
+	case errors.Is(err, locker.ErrLost):
+		return lost
+	case errors.Is(err, locker.ErrNotHeld):
+		return notHeld
+	}
+	return failed
+}
+
+// lockers is this package's own client.
+type lockers struct{ locker.Client }
+
+func newLocker(cfg config) (subject, error) {
+	c, err := locker.New(cfg.Endpoints, seconds(cfg.Timeout), seconds(cfg.TTL), context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return lockers{c}, nil
+}
+
+func seconds(d time.Duration) int64 { return int64(d / time.Second) }
+
+func (l lockers) lock(name, value string, quit <-chan bool) (grip, error) {
+	return gripOf(l.Lock(name, value, quit))
+}
+
+func (l lockers) wait(ctx context.Context, name, value string, quit <-chan bool) (grip, error) {
+	return gripOf(l.LockWait(ctx, name, value, quit))
+}
+
+func gripOf(r locker.Report) (grip, error) {
+	switch {
+	case r.Msg == locker.Success && r.Err == nil:
+		return grip{token: r.Token, held: r.Held, done: r.Done}, nil
+	case r.Msg == locker.Fail && r.Err != nil:
+		return grip{}, r.Err
+	case r.Msg == locker.Fail:
+		return grip{}, errDenied
+	}
+	return grip{}, fmt.Errorf("a report of no meaning: %+v", r)
+}
+
+func (l lockers) unlock(name string, _ grip) error { return l.Unlock(name, nil) }
+
+func (l lockers) close() error { return l.Close() }

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/PumpkinSeed/locker"
+)
+
+// worker is a goroutine that uses locks as its seed says.
+type worker struct {
+	*client
+	rng *rand.Rand
+}
+
+func (w *worker) run() {
+	own, _ := w.subject.(lockers) // what only locker has is left out of other subjects' scripts
+	for {
+		select {
+		case <-w.stop:
+			return
+		case <-time.After(w.upTo(40 * time.Millisecond)):
+		}
+		dice := w.rng.IntN(100)
+		switch {
+		case dice < 40:
+			w.lock()
+		case dice < 65 || own.Client == (locker.Client{}):
+			w.wait()
+		case dice < 78:
+			w.do(own)
+		case dice < 90:
+			w.read(own)
+		case dice < 96:
+			w.watch(own)
+		default:
+			w.crowd()
+		}
+	}
+}
+
+func (w *worker) upTo(d time.Duration) time.Duration { return time.Duration(w.rng.Int64N(int64(d)) + 1) }
+
+// name is one of the few that all want, or one of the many.
+func (w *worker) name() string {
+	if w.rng.IntN(3) > 0 {
+		return w.cfg.Hot[w.rng.IntN(len(w.cfg.Hot))]
+	}
+	return w.cfg.Cold[w.rng.IntN(len(w.cfg.Cold))]
+}
+
+// term is how long a lock is kept: mostly not long, now and then longer than its TTL.
+func (w *worker) term() time.Duration {
+	switch dice := w.rng.IntN(100); {
+	case dice < 80:
+		return w.upTo(30 * time.Millisecond)
+	case dice < 95:
+		return w.upTo(500 * time.Millisecond)
+	default:
+		return w.cfg.TTL/2 + w.upTo(3*w.cfg.TTL/2)
+	}
+}
+
+// patience is how long a caller waits for its turn.
+func (w *worker) patience() time.Duration {
+	if w.rng.IntN(4) == 0 {
+		return w.upTo(100 * time.Millisecond)
+	}
+	return w.upTo(3 * w.cfg.TTL)
+}
+
+// value is one that no other operation uses: what is read can be told from all else.
+func (w *worker) value() string {
+	return fmt.Sprintf("%s.%d", w.cfg.Value, w.client.values.Add(1))
+}
+
+func (w *worker) lock() {
+	name, value, quit := w.name(), w.value(), make(chan bool)
+	op := w.call("lock", name, value, 0, 0)
+	g, err := w.subject.lock(name, value, quit)
+	op.took(context.Background(), now(), g.token, err)
+	if err == nil {
+		w.use(w.sampler.hold(op.id, g), name, quit)
+	}
+}
+
+func (w *worker) wait() {
+	name, value, quit, patience := w.name(), w.value(), make(chan bool), w.patience()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	op := w.call("wait", name, value, now().add(patience), 0)
+	g, err := w.subject.wait(ctx, name, value, quit)
+	op.took(ctx, now(), g.token, err)
+	if err == nil {
+		w.use(w.sampler.hold(op.id, g), name, quit)
+	}
+}
+
+// use keeps a lock for a while and gives it back, in one of the ways that there are.
+func (w *worker) use(h *holding, name string, quit chan bool) {
+	term, way := w.term(), w.rng.IntN(4)
+	w.keep(h, name, term, h.done)
+	if _, own := w.subject.(lockers); !own {
+		way = 0
+	}
+	switch way {
+	case 0, 1:
+		w.unlock(h, name)
+	case 2:
+		w.push(h, name, quit)
+	case 3:
+		w.quit([]*holding{h}, []string{name}, quit)
+	}
+}
+
+func (c *client) unlock(h *holding, name string) {
+	op := c.call("unlock", name, "", 0, h.op)
+	c.sampler.releasing(h)
+	op.done(context.Background(), c.subject.unlock(name, h.grip))
+	<-h.over
+}
+
+// push gives a lock back by a value on its quit channel. Whoever receives it, it must not take for ever.
+func (c *client) push(h *holding, name string, quit chan<- bool) {
+	op := c.call("push", name, "", 0, h.op)
+	c.sampler.releasing(h)
+	var err error
+	select {
+	case quit <- true:
+	case <-time.After(2 * c.cfg.Timeout):
+		err = errNobodyListens
+	}
+	op.done(context.Background(), err)
+	<-h.over
+}
+
+// quit gives back all locks of a quit channel, by closing it.
+func (c *client) quit(holds []*holding, names []string, quit chan<- bool) {
+	ops := make([]call, len(holds))
+	for i, h := range holds {
+		ops[i] = c.call("quit", names[i], "", 0, h.op)
+		c.sampler.releasing(h)
+	}
+	close(quit)
+	for i, h := range holds {
+		<-h.over
+		ops[i].done(context.Background(), nil)
+	}
+}
+
+// keep writes to the store, as long as the lock is held, until the time is over.
+func (c *client) keep(h *holding, name string, term time.Duration, done <-chan struct{}) {
+	end := time.After(term)
+	for {
+		looked, held := c.sampler.look(h)
+		if !held {
+			return
+		}
+		c.store(name, h.op, h.token, looked)
+		select {
+		case <-end:
+			return
+		case <-c.stop:
+			return
+		case <-done:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// do takes a lock by Do. The moment at which its function begins counts as the end of the taking, its end as the
+// beginning of the release.
+func (w *worker) do(own lockers) {
+	name, value, patience, term := w.name(), w.value(), w.patience(), w.term()
+	ctx, cancel := context.WithTimeout(context.Background(), patience+2*w.cfg.TTL) // bounds fn too, here
+	defer cancel()
+	taking := w.call("do", name, value, now().add(patience+2*w.cfg.TTL), 0)
+	var h *holding
+	var releasing call
+	err := own.Do(ctx, name, value, func(inner context.Context, token int64) error {
+		at := now()
+		taking.took(ctx, at, token, nil)
+		var over atomic.Bool
+		h = w.sampler.hold(taking.id, grip{token: token, held: func() bool {
+			return !over.Load() && !errors.Is(context.Cause(inner), locker.ErrLost)
+		}})
+		w.keep(h, name, term, inner.Done())
+		releasing = w.call("done", name, "", 0, taking.id)
+		w.sampler.releasing(h)
+		over.Store(true)
+		return nil
+	})
+	if h == nil {
+		taking.done(ctx, err)
+		return
+	}
+	releasing.done(context.Background(), err)
+	<-h.over
+}
+
+// crowd takes many locks at once, keeps them all, and gives them back together.
+func (w *worker) crowd() {
+	quit := make(chan bool)
+	first, n, term, together := w.rng.IntN(len(w.cfg.Cold)), 20+w.rng.IntN(40), w.term(), w.rng.IntN(2) == 0
+	var mu sync.Mutex // guards the following two
+	var holds []*holding
+	var names []string
+	var each sync.WaitGroup
+	for i := range n {
+		name, value := w.cfg.Cold[(first+i)%len(w.cfg.Cold)], w.value()
+		each.Go(func() {
+			op := w.call("lock", name, value, 0, 0)
+			g, err := w.subject.lock(name, value, quit)
+			op.took(context.Background(), now(), g.token, err)
+			if err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				holds, names = append(holds, w.sampler.hold(op.id, g)), append(names, name)
+			}
+		})
+	}
+	each.Wait()
+	select {
+	case <-time.After(term):
+	case <-w.stop:
+	}
+	if _, own := w.subject.(lockers); own && together {
+		w.quit(holds, names, quit)
+		return
+	}
+	for i, h := range holds {
+		each.Go(func() { w.unlock(h, names[i]) })
+	}
+	each.Wait()
+}
+
+// read asks who has a lock, and whether it is free.
+func (w *worker) read(own lockers) {
+	name := w.name()
+	if w.rng.IntN(2) == 0 {
+		op := w.call("inspect", name, "", 0, 0)
+		r := own.Inspect(name)
+		at := now()
+		switch {
+		case r.Err != nil:
+			op.took(context.Background(), at, 0, r.Err)
+		case r.Msg == locker.Success:
+			op.read(at, "")
+		default:
+			op.took(context.Background(), at, 0, errDenied)
+		}
+		return
+	}
+	op := w.call("get", name, "", 0, 0)
+	value, err := own.Get(name)
+	at := now()
+	if err == nil || errors.As(err, new(locker.LockNotFound)) {
+		op.read(at, value)
+		return
+	}
+	op.took(context.Background(), at, 0, err)
+}
+
+// read tells what a reading has found: a value, or nothing.
+func (o call) read(at instant, value string) {
+	o.c.out.write(record{Kind: returned, At: at, Op: o.id, Outcome: ok, Value: value})
+}
+
+// watch watches a lock for a while; the reader is slow at times.
+func (w *worker) watch(own lockers) {
+	name, term, slow := w.cfg.Hot[w.rng.IntN(len(w.cfg.Hot))], w.upTo(time.Second), w.rng.IntN(3) == 0
+	quit := make(chan bool)
+	var at atomic.Int64
+	time.AfterFunc(term, func() {
+		at.Store(int64(now()))
+		close(quit)
+	})
+	w.follow(own, "watch", name, quit, &at, func(string) {
+		if slow {
+			time.Sleep(30 * time.Millisecond)
+		}
+	})
+}
+
+// follow tells what a Watch tells, until quit, whose time is in at.
+func (c *client) follow(own lockers, what, name string, quit <-chan bool, at *atomic.Int64, saw func(string)) {
+	op := c.call(what, name, "", 0, 0)
+	values, read := make(chan string), make(chan struct{})
+	go func() {
+		defer close(read)
+		for v := range values {
+			c.out.write(record{Kind: told, At: now(), Op: op.id, Name: name, Value: v})
+			saw(v)
+		}
+	}()
+	err := own.Watch(name, values, quit)
+	r := record{Kind: returned, At: now(), Op: op.id, Outcome: outcome(context.Background(), err), From: instant(at.Load())}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	close(values)
+	<-read
+	c.out.write(r)
+}
+
+// followToTheEnd watches a name as long as the process lives. At the end, when nothing is locked any more, it must have
+// told so: it waits for that, though not for ever.
+func (c *client) followToTheEnd(own lockers, name string, closing <-chan struct{}) {
+	quit := make(chan bool)
+	var at atomic.Int64
+	var mu sync.Mutex
+	last := "" // guarded by mu
+	go func() {
+		<-closing
+		for end := time.Now().Add(convergence); time.Now().Before(end); time.Sleep(samplePeriod) {
+			mu.Lock()
+			free := last == ""
+			mu.Unlock()
+			if free {
+				break
+			}
+		}
+		at.Store(int64(now()))
+		close(quit)
+	}()
+	for {
+		c.follow(own, "watch to the end", name, quit, &at, func(v string) {
+			mu.Lock()
+			defer mu.Unlock()
+			last = v
+		})
+		select {
+		case <-quit:
+			return
+		case <-time.After(100 * time.Millisecond): // it had an error
+		}
+	}
+}
+
+// convergence is how long a Watch may be behind when nothing is wrong any more: a Watch at a member that hung looks
+// whether it missed anything every 10 s.
+const convergence = 15 * time.Second
