@@ -1,4 +1,63 @@
-// Package locker
+// Package locker takes distributed locks on etcd: a lock is held by one process at a time, on however many machines,
+// and comes free by itself when its holder dies.
+//
+// What is promised:
+//
+//   - Of those who try to take a free lock, one gets it.
+//   - A holder that can't renew its lease is told that the lock is lost, by Report.Done and Report.Held, at least
+//     200 ms before etcd gives it to anybody else.
+//   - The token of a lock is higher than that of every hold of the name before.
+//   - A key is deleted or replaced only by its holder, by the end of its lease, or by somebody outside.
+//   - Every call ends with its ctx, or within the client's timeout and half a second; Watch when it is told to.
+//   - A lock survives a new leader, and one member that is dead, frozen or out of reach, for less than the TTL.
+//   - Nothing is left behind: no key, no lease, no goroutine.
+//   - Where etcd can't say whether a lock is free, the answer is an error and never Success.
+//
+// What is not promised: that a holder which has lost its lock stops. It is told, and must stop itself; between its
+// last look and its next write it can be too late. See Limits, and Fencing for the remedy.
+//
+// # Limits
+//
+// A process that is frozen between its last look at Held and its write may wake up after its TTL, and nothing on its
+// side can tell it in time. On Linux the time that a machine was suspended counts, and Held is right on waking; on
+// other systems it may be wrong until the next renewal is answered.
+//
+// An operator can delete or overwrite the key, and revoke the lease. And etcd itself may revoke a lease that is being
+// renewed, when its leader was stopped for longer than the lease's remaining life, replaced, and resumed: a TTL of 15 s
+// or more makes that rare. In both cases a lock held for longer than a third of the TTL is told lost as soon as etcd
+// tells it (where a client holds more than a thousand, within another third); a shorter hold learns of it from Unlock.
+//
+// The lock of a holder that died stays locked for its TTL and up to half a second more; after an election of a new
+// leader, for an election timeout and another TTL. Clocks need not agree, but must run at about the same speed: the
+// margin is a tenth of the TTL, at least 200 ms.
+//
+// Locks are neither reentrant nor shared. Clients of the fork whose API this is write without comparing, and promise
+// none of this.
+//
+// # Fencing
+//
+// Report.Token guards what the lock alone can't: a store that refuses a token lower than the highest it has seen can't
+// be written by a holder that is late. For data in the same etcd, Report.Guard is a condition for the caller's own
+// transactions, which fails once the lock is gone.
+//
+// # Sessions
+//
+// All locks of a client are attached to one lease, its session, which is renewed three times in a TTL. The session
+// counts as lost when the clock says so, from the moment at which the last answered renewal was sent, and all its locks
+// with it. The next Lock begins a new one; a lost lock is never taken again behind the holder's back.
+//
+// # Waiting
+//
+// Lock never waits for another holder. LockWait and Do wait in a line that is kept in etcd under "NAME/.waiting/": first
+// come, first served. Unlock hands the lock to the first in one commit, so that it is never free in between. Goroutines
+// of one client wait for each other within the process and are one waiter to etcd; the client goes to the end of the
+// line with each of them when others wait there.
+//
+// # Unknown outcomes
+//
+// A request that got no answer may still be carried out, even minutes later. After a Lock that failed for want of an
+// answer the key may therefore appear; it is removed within a TTL. After such an Unlock the lock counts as not held, and
+// the release goes on in the background.
 package locker
 
 import (

@@ -52,8 +52,7 @@ func clientAt(t testing.TB, endpoints []string, timeout, ttl int64) Client {
 	return c
 }
 
-// partitions cut a holder off. The share of the TTL that a trial waits before is its own; the times in them are part of
-// the fault.
+// partitions cut a holder off; the times in them are part of the fault.
 var partitions = []struct {
 	name   string
 	strike func(n network, ttl time.Duration)
@@ -95,7 +94,7 @@ func TestPartitionOfTheHolder(t *testing.T) {
 			running.Go(func() {
 				var err error
 				leads[k][i], err = leadOf(t.Context(), etcd, holder, rival, func() {
-					time.Sleep(ttl * time.Second * time.Duration(i) / 3 / trials) // so far into a renewal interval
+					time.Sleep(ttl * time.Second * time.Duration(i) / trials) // at moments all over three renewal intervals
 					partition.strike(n, ttl*time.Second)
 				})
 				assert.NoError(t, err, partition.name)

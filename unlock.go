@@ -140,20 +140,20 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 		}
 		switch {
 		case f.err == nil:
-		case !plain && (errors.Is(f.err, rpctypes.ErrPermissionDenied) || errors.Is(f.err, rpctypes.ErrNoSpace)):
-			// No right to see the line, or no room for a put, though that one may have been applied. The line
-			// wakes up for a plain delete as well.
-			plain, next, resent = true, nil, resent || f.loose
-			if f.loose {
-				c.loose(h.s)
-			}
-			continue
 		case errors.Is(f.err, rpctypes.ErrLeaseNotFound) && next != nil:
 			next = nil // it is gone, and its place with it
 			continue
 		case errors.Is(f.err, rpctypes.ErrLeaseNotFound):
 			h.s.lose(f.err)
 			return 0, ErrLost
+		case !plain && !classify(f.err).passing:
+			// No right to see the line, a value that is too large, or no room for a put, though that one may have been
+			// applied. The line wakes up for a plain delete as well.
+			plain, next, resent = true, nil, resent || f.loose
+			if f.loose {
+				c.loose(h.s)
+			}
+			continue
 		default:
 			c.loose(h.s)
 			return 0, f.err

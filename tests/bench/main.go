@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -59,6 +60,9 @@ func main() {
 	endpoints := flag.String("endpoints", "", "use this cluster, a,b,c")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	flag.Parse()
+	if *only != "" && !slices.Contains(names, *only) {
+		exit(fmt.Errorf("no such scenario: %q", *only))
+	}
 	switch {
 	case *rounds > 0:
 	case *quick:
@@ -89,11 +93,11 @@ type options struct {
 func run(ctx context.Context, o options) (err error) {
 	b := &bench{quick: o.quick, endpoints: strings.FieldsFunc(o.endpoints, func(r rune) bool { return r == ',' })}
 	if len(b.endpoints) == 0 {
-		cluster, err := etcdtest.Start(ctx, etcdtest.Options{Members: 3})
-		if err != nil {
-			return err
+		cluster, startErr := etcdtest.Start(ctx, etcdtest.Options{Members: 3})
+		if startErr != nil {
+			return startErr
 		}
-		defer func() { err = errors.Join(err, cluster.Close()) }()
+		defer closing(&err, cluster.Close)
 		b.endpoints = cluster.Endpoints()
 	}
 	cli, err := connect(b.endpoints)
@@ -114,21 +118,16 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	known := false
 	for _, s := range scenarios {
 		if o.only != "" && o.only != s.name {
 			continue
 		}
-		known = true
 		for round := range o.rounds {
 			fmt.Fprintf(os.Stderr, "%s: round %d of %d\n", s.name, round+1, o.rounds)
 			if err := s.run(ctx, b, round); err != nil {
 				return fmt.Errorf("%s: %w", s.name, errors.Join(err, ctx.Err()))
 			}
 		}
-	}
-	if !known {
-		return fmt.Errorf("no such scenario: %q", o.only)
 	}
 	b.results.print(os.Stdout)
 	if o.json != "" {

@@ -74,7 +74,7 @@ func (c *campaign) play(ctx context.Context) (err error) {
 	striking, stop := context.WithTimeout(ctx, c.length)
 	defer stop()
 	lanes := []lane{members, clients, outsiders}
-	if _, own := subjects[c.subject]; !own || c.subject != ours {
+	if c.subject != ours {
 		lanes[2] = harmless
 	}
 	errs := make([]error, len(lanes))

@@ -61,5 +61,5 @@ func run(subject string, seed uint64, length time.Duration, visual string) (foun
 	}
 	v := judge(c)
 	c.summarize(os.Stdout, v)
-	return len(v.violations), errors.Join(v.draw(visual))
+	return len(v.violations), errors.Join(v.draw(visual)...)
 }

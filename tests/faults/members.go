@@ -77,6 +77,7 @@ func shutDown(c *campaign, ctx context.Context, f *fault, m int) error {
 func frozen(c *campaign, ctx context.Context, f *fault, m int) error {
 	err := c.cluster.Freeze(m)
 	sleep(ctx, f.length)
+	c.faults.strike(func() { f.resumed = now() })
 	return errors.Join(err, c.cluster.Thaw(m))
 }
 

@@ -27,14 +27,15 @@ type fault struct {
 	length     time.Duration
 	pick       uint64 // says which, where there are several to choose from
 
-	span          // when it was there
-	slot   int    // of the client, -1 if all
-	target string // what was struck
-	name   string
-	token  int64 // of the key that was taken away
-	lease  int64
-	missed bool // there was nothing to strike
-	open   bool // it got no answer: it may have an effect at any later time
+	span           // when it was there
+	slot    int    // of the client, -1 if all
+	target  string // what was struck
+	name    string
+	token   int64 // of the key that was taken away
+	lease   int64
+	resumed instant // after it had been frozen
+	missed  bool    // there was nothing to strike
+	open    bool    // it got no answer: it may have an effect at any later time
 }
 
 const endless = instant(1<<63 - 1)

@@ -44,7 +44,9 @@ func (w *worker) run() {
 	}
 }
 
-func (w *worker) upTo(d time.Duration) time.Duration { return time.Duration(w.rng.Int64N(int64(d)) + 1) }
+func (w *worker) upTo(d time.Duration) time.Duration {
+	return time.Duration(w.rng.Int64N(int64(d)) + 1)
+}
 
 // name is one of the few that all want, or one of the many.
 func (w *worker) name() string {

@@ -16,6 +16,7 @@ import (
 const outage = 100 * time.Second
 
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	for name, strike := range map[string]func(*etcdtest.Proxy){
 		"connections refused": func(p *etcdtest.Proxy) { p.Refuse(); p.Cut() },
 		"silence":             func(p *etcdtest.Proxy) { p.Swallow() },

@@ -49,6 +49,7 @@ var partitions = []struct {
 // The holder is told of its loss 200 ms or more before another client can have the lock, every time; and under the same
 // faults, at the same moments, a concurrency.Session is not.
 func TestPartitionOfTheHolder(t *testing.T) {
+	t.Parallel()
 	for _, ttl := range []int{2, 5} {
 		t.Run(fmt.Sprintf("TTL %d s", ttl), func(t *testing.T) {
 			t.Parallel()
@@ -76,7 +77,8 @@ func leads(t *testing.T, ttl int, strike func(network, time.Duration)) (ours, th
 		a, b := holdLocker(t, n, etcd, ttl), holdConcurrency(t, n, etcd, ttl)
 		t.Cleanup(func() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) }) // before the clients are closed
 		running.Go(func() {
-			time.Sleep(session * time.Duration(i) / 3 / trials) // so far into a renewal interval
+			// At moments all over three renewal intervals: what polls, etcd and its client, is met in any phase.
+			time.Sleep(session * time.Duration(i) / trials)
 			strike(n, session)
 		})
 		for h, all := range map[*held]*[]time.Duration{a: &ours, b: &theirs} {

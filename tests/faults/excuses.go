@@ -1,0 +1,67 @@
+package main
+
+import "time"
+
+// lateRevocation is how long after its resumption a paused leader may still revoke leases that are none of its business
+// any more.
+const lateRevocation = 3 * time.Second
+
+// interference is the fault that took a tenure's key away before its holder gave it back or could know: an outsider's
+// doing, or a lease that etcd itself revoked after its leader had been paused. nil: none.
+func (j *judgement) interference(t *tenure) (cause *fault) {
+	for _, f := range j.c.faults.all {
+		var did bool
+		switch f.kind {
+		case keyDeleted, keyOverwritten:
+			did = f.token == t.token && f.name == t.known.name
+		case leaseRevoked:
+			did = f.lease == t.lease && f.from <= t.endTo
+		case pausedLeader:
+			// Every tenure that ended soon after: what did end it cannot be told apart.
+			resumed := span{f.resumed, f.to.add(lateRevocation)}
+			did = f.resumed != 0 && t.from <= resumed.to && resumed.overlaps(span{t.endTo, t.endTo}) || j.c.subject != ours &&
+				f.resumed != 0 && resumed.overlaps(span{t.from, t.endTo})
+		}
+		if did && !f.missed && (cause == nil || f.from < cause.from) {
+			cause = f
+		}
+	}
+	return cause
+}
+
+// slack is how long a process did not run within a time: what it was late by then was not the library's doing.
+func slack(by *incarnation, from, to instant) time.Duration { return span{from, to}.total(by.stalls) }
+
+// enough is how long the renewal of a lease may be impossible at most, so that the lease lives: with an interval of a
+// third of the TTL and a margin of a tenth there is more than half a TTL for new tries.
+const enough = ttl / 4
+
+// reason says why a lock was lost by its deadline; "" when there was none.
+func (j *judgement) reason(t *tenure) string {
+	h := t.known
+	if cause := j.interference(t); cause != nil {
+		return cause.kind
+	}
+	before := span{h.last.add(-ttl), h.end}
+	for _, f := range j.c.faults.all {
+		if f.lane == clients.name && f.slot == h.by.slot && f.kind != cutConnections && f.overlaps(before) {
+			return f.kind
+		}
+		if f.kind == quorumLost && f.overlaps(before) {
+			return f.kind
+		}
+	}
+	switch {
+	case before.total(j.outages) > enough:
+		return "no quorum answered"
+	case before.total(h.by.stalls) > enough:
+		return "the machine was too busy"
+	}
+	// The loss of one lock can be the loss of the session: whatever took a key of the same lease explains both.
+	for _, f := range j.c.faults.all {
+		if f.kind == leaseRevoked && f.lease == t.lease {
+			return f.kind
+		}
+	}
+	return ""
+}

@@ -1,0 +1,354 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+const (
+	// lead is how long before the next owner's success a holder must have been told of its loss.
+	lead = 200 * time.Millisecond
+	// grace is what a call may take beyond the client's timeout, and prompt beyond its ctx.
+	grace  = 500 * time.Millisecond
+	prompt = 100 * time.Millisecond
+	// checkTimeout bounds porcupine's search for one name.
+	checkTimeout = 30 * time.Second
+)
+
+// violation is a rule that was broken.
+type violation struct {
+	rule, name, what string
+	at               instant
+}
+
+// judgement is what the rules say of a campaign.
+type judgement struct {
+	c          *campaign
+	violations []violation
+	undecided  []string       // names that were too much for porcupine
+	losses     map[string]int // by reason
+
+	names   []string
+	byName  map[string][]*operation
+	byValue map[string]*operation
+	holds   map[string][]*hold // by name, in the order of tokens
+	events  map[string][]event // by name, in order
+	tenures map[string][]*tenure
+	outages []span
+}
+
+func judge(c *campaign) *judgement {
+	j := &judgement{c: c, losses: map[string]int{}, byName: map[string][]*operation{}, byValue: map[string]*operation{},
+		holds: map[string][]*hold{}, events: map[string][]event{}, tenures: map[string][]*tenure{}, outages: c.observer.outages()}
+	for _, op := range c.history.ops {
+		if op.name != "" {
+			j.byName[op.name] = append(j.byName[op.name], op)
+		}
+		if op.takes() {
+			j.byValue[op.value] = op
+		}
+	}
+	for _, h := range c.history.holds {
+		j.holds[h.name] = append(j.holds[h.name], h)
+	}
+	for name, events := range c.observer.events {
+		for _, e := range events {
+			j.events[name] = append(j.events[name], e)
+		}
+		slices.SortFunc(j.events[name], func(a, b event) int { return cmp.Compare(a.rev, b.rev) })
+	}
+	for name := range j.byName {
+		j.names = append(j.names, name)
+		slices.SortFunc(j.holds[name], byToken)
+	}
+	slices.Sort(j.names)
+	for _, name := range j.names {
+		j.tell(name)
+		j.oneOwner(name)
+		j.tokensGrow(name)
+		if c.subject == ours {
+			j.keysStay(name)
+			j.nobodyStranded(name)
+		}
+		switch j.check(name) {
+		case porcupine.Illegal:
+			j.violate("not linearizable", name, 0, "no order of the operations explains what the clients were told")
+		case porcupine.Unknown:
+			j.undecided = append(j.undecided, name)
+		}
+	}
+	j.lossesHaveReasons()
+	j.callsEnd()
+	j.storeIsSafe()
+	j.nothingLeft()
+	if c.subject == ours {
+		j.doneCloses()
+		j.watchesTellTheTruth()
+	}
+	return j
+}
+
+func (j *judgement) violate(rule, name string, at instant, format string, args ...any) {
+	j.violations = append(j.violations, violation{rule, name, fmt.Sprintf(format, args...), at})
+}
+
+// oneOwner: nobody believes in a hold when another has the lock, and who loses it by its deadline has known for a while.
+func (j *judgement) oneOwner(name string) {
+	all := j.tenures[name]
+	for i, t := range all {
+		h := t.known
+		if h == nil || h.last == 0 || j.interference(t) != nil {
+			continue
+		}
+		for _, next := range all[i+1:] {
+			n := next.known
+			if n == nil {
+				continue
+			}
+			if n.call > h.last.add(lead) {
+				break
+			}
+			if h.last > n.ret {
+				j.violate("two owners", name, n.ret, "p%d believed in token %d until %v after p%d had got token %d",
+					h.by.number, h.token, h.last.sub(n.ret), n.by.number, n.token)
+				break
+			}
+			if h.lost && h.last.add(lead) > n.ret {
+				j.violate("told too late", name, n.ret, "p%d believed in token %d until %v before p%d got token %d",
+					h.by.number, h.token, n.ret.sub(h.last), n.by.number, n.token)
+				break
+			}
+		}
+	}
+}
+
+// keysStay: a key goes away only by its holder's will, with its lease, or by an outsider; and a success is one in etcd.
+func (j *judgement) keysStay(name string) {
+	inEtcd := map[int64]bool{}
+	for _, t := range j.tenures[name] {
+		inEtcd[t.token] = true
+		if t.endFrom > t.endTo {
+			j.violate("key gone without a cause", name, t.endTo, "token %d of p%d, gone %v before anything that could be the cause",
+				t.token, t.client(), t.endFrom.sub(t.endTo))
+		}
+		if t.by == nil && !strings.HasPrefix(t.value, "outside") {
+			j.violate("a value that nobody put", name, t.to, "%q, token %d", t.value, t.token)
+		}
+	}
+	for _, h := range j.holds[name] {
+		if !inEtcd[h.token] {
+			j.violate("success without a key", name, h.ret, "p%d has token %d; etcd never had that", h.by.number, h.token)
+		}
+	}
+}
+
+// tokensGrow: who asks after another had the lock gets a higher token.
+func (j *judgement) tokensGrow(name string) {
+	asked := slices.Clone(j.holds[name])
+	slices.SortFunc(asked, func(a, b *hold) int { return cmp.Compare(a.call, b.call) })
+	got := slices.Clone(asked)
+	slices.SortFunc(got, func(a, b *hold) int { return cmp.Compare(a.ret, b.ret) })
+	var highest int64
+	for _, h := range asked {
+		for len(got) > 0 && got[0].ret < h.call {
+			highest = max(highest, got[0].token)
+			got = got[1:]
+		}
+		if h.token <= highest {
+			j.violate("tokens grow", name, h.ret, "p%d got token %d after token %d was given", h.by.number, h.token, highest)
+		}
+	}
+	for i, h := range j.holds[name] {
+		if i > 0 && j.holds[name][i-1].token == h.token {
+			j.violate("tokens grow", name, h.ret, "token %d twice", h.token)
+		}
+	}
+}
+
+// nobodyStranded: nobody waits for a lock that is free, unless something is in the way.
+func (j *judgement) nobodyStranded(name string) {
+	tenures := j.tenures[name]
+	for _, op := range j.byName[name] {
+		if op.outcome != expired || !op.takes() {
+			continue
+		}
+		for i := 0; i <= len(tenures); i++ {
+			free := span{0, endless}
+			if i > 0 {
+				free.from = tenures[i-1].endTo
+			}
+			if i < len(tenures) {
+				free.to = tenures[i].from
+			}
+			free.from, free.to = max(free.from, op.call), min(free.to, op.ret)
+			if free.to.sub(free.from) > ttl/3+2*time.Second && !j.troubled(op.by, free) {
+				j.violate("stranded waiter", name, free.to, "p%d waited %v for a free lock", op.by.number, free.to.sub(free.from))
+			}
+		}
+	}
+}
+
+// troubled says whether anything was wrong, for a client, in a time or shortly before.
+func (j *judgement) troubled(by *incarnation, s span) bool {
+	s.from = s.from.add(-ttl)
+	return s.total(j.outages) > 0 || s.total(by.stalls) > 0 || slices.ContainsFunc(j.c.faults.all, func(f *fault) bool {
+		return (f.slot == -1 || f.slot == by.slot) && f.overlaps(s)
+	})
+}
+
+// lossesHaveReasons: what a cluster survives, a lock survives.
+func (j *judgement) lossesHaveReasons() {
+	for _, name := range j.names {
+		for _, t := range j.tenures[name] {
+			if t.known == nil || !t.known.lost {
+				continue
+			}
+			reason := j.reason(t)
+			if j.losses[reason]++; reason == "" && j.c.subject == ours {
+				j.violate("lost without a reason", name, t.known.last, "p%d lost token %d", t.known.by.number, t.token)
+			}
+		}
+	}
+}
+
+// callsEnd: every call ends with its ctx, or with the client's timeout.
+func (j *judgement) callsEnd() {
+	for _, op := range j.c.history.ops {
+		limit := op.call.add(timeout + grace)
+		switch {
+		case op.watches() && op.until == 0:
+			limit = endless // its quit was never closed, or it ended by itself
+		case op.until != 0:
+			limit = op.until.add(prompt)
+		}
+		end := op.ret
+		if end == 0 {
+			if end = op.by.killed; end == 0 || limit == endless {
+				continue // see nothingLeft
+			}
+		}
+		late := end.sub(limit) - slack(op.by, max(op.call, limit.add(-grace)), end)
+		if late > 0 {
+			j.violate("call ended late", op.name, end, "%s of p%d, called %v before, %v after its limit", op.what, op.by.number,
+				end.sub(op.call), end.sub(limit))
+		}
+	}
+}
+
+// storeIsSafe: a store that looks at tokens is never written by a former owner after the next; and who is refused could
+// not know.
+func (j *judgement) storeIsSafe() {
+	highest := map[string]int64{}
+	for _, w := range j.c.history.writes {
+		switch {
+		case w.accepted && w.h.token < highest[w.h.name]:
+			j.violate("late write accepted", w.h.name, w.at, "token %d after %d", w.h.token, highest[w.h.name])
+		case w.accepted:
+			highest[w.h.name] = w.h.token
+		case w.at.sub(w.looked) < lead && !j.interfered(w.h):
+			j.violate("write of an owner refused", w.h.name, w.at, "p%d, token %d, %v after it saw that it holds",
+				w.h.by.number, w.h.token, w.at.sub(w.looked))
+		}
+	}
+}
+
+func (j *judgement) interfered(h *hold) bool {
+	return slices.ContainsFunc(j.tenures[h.name], func(t *tenure) bool { return t.known == h && j.interference(t) != nil })
+}
+
+// doneCloses: Done and Held say the same, and Held is false after a release.
+func (j *judgement) doneCloses() {
+	for _, h := range j.c.history.holds {
+		switch {
+		case h.end == 0 || h.what == "do": // killed; Do gives no Done
+		case h.done == 0:
+			j.violate("Done did not close", h.name, h.end, "p%d, token %d", h.by.number, h.token)
+		case h.done < h.last:
+			j.violate("held after Done", h.name, h.last, "p%d, token %d, by %v", h.by.number, h.token, h.last.sub(h.done))
+		case h.done.sub(h.end)-slack(h.by, h.last, h.done) > prompt:
+			j.violate("Done closed late", h.name, h.done, "p%d, token %d, by %v", h.by.number, h.token, h.done.sub(h.end))
+		}
+		if r := h.release; r != nil && r.ret != 0 && h.last > r.ret {
+			j.violate("held after its release", h.name, h.last, "p%d, token %d, by %v", h.by.number, h.token, h.last.sub(r.ret))
+		}
+	}
+}
+
+// watchesTellTheTruth: in order, nothing that was not, and the end.
+func (j *judgement) watchesTellTheTruth() {
+	for _, op := range j.c.history.ops {
+		if !op.watches() {
+			continue
+		}
+		var at int64
+		for i, value := range op.told {
+			if i == 0 && value == "" {
+				continue // it was free from the beginning, perhaps before the first event
+			}
+			n := slices.IndexFunc(j.events[op.name], func(e event) bool { return e.rev > at && e.value == value })
+			if n < 0 {
+				j.violate("watch out of order", op.name, op.ret, "p%d was told %q after revision %d", op.by.number, value, at)
+				break
+			}
+			at = j.events[op.name][n].rev
+		}
+		if op.what == "watch to the end" && op.outcome == ok && (len(op.told) == 0 || op.told[len(op.told)-1] != "") {
+			j.violate("watch left behind", op.name, op.ret, "p%d was not told of the end; last told: %q", op.by.number, op.told[max(0, len(op.told)-1):])
+		}
+	}
+}
+
+// nothingLeft: no key, no lease, no process that does not end, no goroutine.
+func (j *judgement) nothingLeft() {
+	for _, left := range j.c.leftover {
+		name := ""
+		for _, n := range j.names {
+			if strings.Contains(left, n+" ") || strings.Contains(left, n+waiting) {
+				name = n
+			}
+		}
+		j.violate("left behind", name, 0, "%s", left)
+	}
+	for _, p := range j.c.hung {
+		var under []string
+		for _, op := range p.ops {
+			if op.ret == 0 {
+				under = append(under, op.what+" "+op.name)
+			}
+		}
+		j.violate("call never returned", "", 0, "p%d: %v", p.number, under)
+	}
+	for _, by := range j.c.incarnations {
+		if n := len(by.vitals); n > 0 && by.vitals[n-1].Leaked > 0 {
+			j.violate("goroutines left", "", 0, "p%d: %d", by.number, by.vitals[n-1].Leaked)
+		}
+		if n := len(by.vitals); n > 0 && by.vitals[n-1].LeakedFiles > 0 {
+			j.violate("files left open", "", 0, "p%d: %d", by.number, by.vitals[n-1].LeakedFiles)
+		}
+	}
+}
+
+// draw leaves a picture of every name about which a rule was broken.
+func (j *judgement) draw(dir string) []error {
+	var errs []error
+	drawn := map[string]bool{"": true}
+	for _, v := range j.violations {
+		if drawn[v.name] {
+			continue
+		}
+		drawn[v.name] = true
+		path := filepath.Join(dir, fmt.Sprintf("%s-%d-%s.html", j.c.subject, j.c.seed, filepath.Base(v.name)))
+		if err := j.picture(v.name, path); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fmt.Println("picture:", path)
+	}
+	return errs
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// shown is how many violations of one rule are printed in full.
+const shown = 10
+
+// summarize prints what was done, and what the rules say of it.
+func (c *campaign) summarize(w io.Writer, j *judgement) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer t.Flush()
+	fmt.Fprintf(t, "\nseed %d, %.2f hours, %d client processes, porcupine undecided on %d of %d names\n", c.seed, c.length.Hours(),
+		len(c.incarnations), len(j.undecided), len(j.names))
+
+	fmt.Fprintln(t, "\nfault\tnumber\tseconds")
+	type sum struct {
+		n    int
+		time time.Duration
+	}
+	struck := map[string]sum{}
+	for _, f := range c.faults.all {
+		if s := struck[f.kind]; !f.missed {
+			s.n++
+			if f.to != endless {
+				s.time += f.to.sub(f.from)
+			}
+			struck[f.kind] = s
+		}
+	}
+	for _, l := range []lane{members, clients, outsiders} {
+		for _, k := range l.kinds {
+			fmt.Fprintf(t, "%s\t%d\t%.0f\n", k.name, struck[k.name].n, struck[k.name].time.Seconds())
+		}
+	}
+
+	outcomes := []string{ok, denied, expired, lost, notHeld, failed, ""}
+	counts := map[string]map[string]int{}
+	errs := map[string]int{}
+	for _, op := range c.history.ops {
+		if counts[op.what] == nil {
+			counts[op.what] = map[string]int{}
+		}
+		counts[op.what][op.outcome]++
+		if op.outcome == failed {
+			errs[op.what+": "+brief(op.err)]++
+		}
+	}
+	fmt.Fprintf(t, "\noperation\t%s\tno answer: killed\n", strings.Join(outcomes[:len(outcomes)-1], "\t"))
+	for _, what := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprint(t, what)
+		for _, o := range outcomes {
+			fmt.Fprintf(t, "\t%d", counts[what][o])
+		}
+		fmt.Fprintln(t)
+	}
+	table(t, "errors", errs)
+	table(t, "locks lost by", j.losses)
+	refused := 0
+	for _, w := range c.history.writes {
+		if !w.accepted {
+			refused++
+		}
+	}
+	fmt.Fprintf(t, "\nwrites to the guarded store: %d, of former owners refused: %d\n", len(c.history.writes), refused)
+	for _, by := range c.incarnations {
+		if n := len(by.vitals); by.slot == spared && n > 1 {
+			first, last := by.vitals[0], by.vitals[n-2]
+			fmt.Fprintf(t, "p%d from %v to %v: heap %.1f to %.1f MiB, goroutines %d to %d, files %d to %d\n", by.number,
+				first.Age.Round(time.Second), last.Age.Round(time.Second), float64(first.Heap)/(1<<20), float64(last.Heap)/(1<<20),
+				first.Goroutines, last.Goroutines, first.Files, last.Files)
+		}
+	}
+
+	broken := map[string]int{}
+	for _, v := range j.violations {
+		broken[v.rule]++
+	}
+	table(t, "violations", broken)
+	slices.SortStableFunc(j.violations, func(a, b violation) int { return cmp.Compare(a.rule, b.rule) })
+	printed := map[string]int{}
+	for _, v := range j.violations {
+		if printed[v.rule]++; printed[v.rule] <= shown {
+			fmt.Fprintf(t, "VIOLATION (seed %d) %s: %s: %s\n", c.seed, v.rule, v.name, v.what)
+		}
+	}
+	fmt.Fprintf(t, "%d violations\n", len(j.violations))
+}
+
+func table(w io.Writer, title string, counts map[string]int) {
+	if len(counts) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s\tnumber\n", title)
+	for _, k := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(w, "%s\t%d\n", cmp.Or(k, "no reason"), counts[k])
+	}
+}
+
+// brief is the last part of an error's text: what is at its root.
+func brief(err string) string {
+	if i := strings.Index(err, "last attempt: "); i >= 0 {
+		err = err[i+len("last attempt: "):]
+	}
+	if i := strings.LastIndex(err, "desc = "); i >= 0 {
+		err = err[i+len("desc = "):]
+	}
+	return err[:min(len(err), 100)]
+}
