@@ -214,16 +214,15 @@ func TestBatchFindsItsEarlierEffect(t *testing.T) {
 			return resp, nil
 		}
 		c := newCrew(t, &kv)
-		for _, key := range c.many(10) {
-			defer func() {
-				f := c.found[key]
-				require.NoError(t, f.err)
-				require.False(t, f.resp.Succeeded)
-				require.True(t, f.resent && f.loose)
-				require.NotNil(t, kvOf(f.resp, 0))
-			}()
-		}
+		keys := c.many(10)
 		c.running.Wait()
+		for _, key := range keys {
+			f := c.found[key]
+			require.NoError(t, f.err)
+			require.False(t, f.resp.Succeeded)
+			require.True(t, f.resent && f.loose)
+			require.NotNil(t, kvOf(f.resp, 0))
+		}
 	})
 }
 

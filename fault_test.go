@@ -38,40 +38,44 @@ func TestDeadCluster(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNetwork(t, machines)
-			c := clientAt(t, n.endpoints(), 1, 30)
-			t.Cleanup(func() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) })
+			c, err := New(n.endpoints(), 1, 30, context.Background())
+			require.NoError(t, err)
 			held := newName()
 			mustLock(t, c, held, DefaultValue, nil)
 			free := newName()
 			n.each(fault.strike)
-			for call, f := range map[string]func() error{
-				"New": func() error {
+			for _, call := range []struct {
+				name string
+				f    func() error
+			}{
+				{"New", func() error {
 					_, err := New(n.endpoints(), 1, 5, context.Background())
 					return err
-				},
-				"Lock": func() error {
+				}},
+				{"Lock", func() error {
 					r := c.Lock(free, DefaultValue, nil)
 					assert.Equal(t, Fail, r.Msg)
 					return r.Err
-				},
-				"Unlock": func() error { return c.Unlock(held, nil) },
-				"Get": func() error {
+				}},
+				{"Unlock", func() error { return c.Unlock(held, nil) }},
+				{"Get", func() error {
 					_, err := c.Get(free)
 					return err
-				},
-				"Inspect": func() error {
+				}},
+				{"Inspect", func() error {
 					r := c.Inspect(free)
 					assert.Equal(t, Fail, r.Msg)
 					return r.Err
-				},
-				"Watch": func() error { return c.Watch(free, make(chan string), nil) },
+				}},
+				{"Watch", func() error { return c.Watch(free, make(chan string), nil) }},
+				{"Close", c.Close},
 			} {
 				start := time.Now()
-				err := f()
-				assert.Less(t, time.Since(start), timeout+slack, call)
-				assert.ErrorIs(t, err, context.DeadlineExceeded, call)
-				if call != "Watch" { // there etcd's client keeps the cause to itself
-					assert.ErrorContains(t, err, fault.cause, call)
+				err := call.f()
+				assert.Less(t, time.Since(start), timeout+slack, call.name)
+				assert.ErrorIs(t, err, context.DeadlineExceeded, call.name)
+				if call.name != "Watch" { // there etcd's client keeps the cause to itself
+					assert.ErrorContains(t, err, fault.cause, call.name)
 				}
 			}
 		})

@@ -447,6 +447,69 @@ func TestOnlyTheFirstInTheLineClaims(t *testing.T) {
 	gotLock(t, second)
 }
 
+// One who comes to a line while the lock is free goes behind it all the same: the watches that are still open from the
+// last time say that there may be one.
+func TestNewcomerGoesBehindTheLine(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	old := &fork{etcd, name}
+	slow := newGate()
+	a, b := newClient(t, 5, 60), tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 {
+			slow.pass(ctx, nil)
+		}
+	})
+	require.True(t, old.lock(t, "old"))
+	turn := wait(ctx, a, name, "a")
+	awaitPlaces(t, etcd, name, 1)
+	old.unlock(t)
+	gotLock(t, turn)
+	require.NoError(t, a.Unlock(name, nil))
+
+	require.True(t, old.lock(t, "old"))
+	first := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	old.unlock(t)
+	slow.awaitArrival(t)
+	second := wait(ctx, a, name, "a")
+	awaitPlaces(t, etcd, name, 2)
+	require.Empty(t, second)
+	slow.open()
+	gotLock(t, first)
+	require.Empty(t, second)
+	require.NoError(t, b.Unlock(name, nil))
+	gotLock(t, second)
+}
+
+// A place goes just before its claim of the free lock arrives: the claim is void.
+func TestClaimWithoutAPlace(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	old := &fork{etcd, name}
+	require.True(t, old.lock(t, "old"))
+	claiming := newGate()
+	b := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+		if puts(req, name) && deletes(req, name+waiting) {
+			if err := claiming.pass(ctx, nil); err != nil {
+				return err
+			}
+		}
+		return send(ctx, reply)
+	}, nil)
+	gone := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	turn := wait(ctx, newClient(t, 5, 60), name, "c")
+	awaitPlaces(t, etcd, name, 2)
+	old.unlock(t)
+	claiming.awaitArrival(t)
+	remove(t, etcd, placeKey(b.current, name))
+	gotLock(t, turn)
+	claiming.open()
+	r := outcomeOf(t, gone)
+	require.Equal(t, Fail, r.Msg)
+	require.ErrorIs(t, r.Err, ErrLost)
+}
+
 func TestForkAndOursExcludeEachOther(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()

@@ -50,7 +50,11 @@ func (c *core) hear(n *listener) {
 		case _, open := <-n.quit:
 			c.mu.Lock()
 			var ending []*hold
-			for h := range n.holds {
+			var holds map[*hold]struct{}
+			if now := c.listeners[n.quit]; now != nil { // another, if this one has ended at the same moment
+				holds = now.holds
+			}
+			for h := range holds {
 				if !open {
 					ending = append(ending, h)
 				} else if len(ending) == 0 {

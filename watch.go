@@ -90,6 +90,8 @@ func (b *backlog) add(v string) {
 	case n == 0 && b.any && v == b.last, n > 0 && v == b.pending[n-1]:
 	case n == 0, v == "" && b.last != "", b.pending[0] != "" && v != b.last:
 		b.pending = []string{v}
+	case v == b.pending[0]:
+		b.pending = b.pending[:1]
 	default: // it was free meanwhile, or changed hands and came back
 		b.pending = []string{b.pending[0], v}
 	}
