@@ -126,11 +126,14 @@ func ask[T any](b bound, w *wire, call func(context.Context) (T, error)) answer[
 	return a
 }
 
+// errSilent is of a request that had no answer until its time was over.
+var errSilent = fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)
+
 // ended is the error of a request whose ctx ended: the reason for that, and the last fault that was met.
 func ended(ctx context.Context, fault error) error {
 	err := context.Cause(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer from etcd in time: %w", err)
+	if err == context.DeadlineExceeded {
+		err = errSilent
 	}
 	if fault != nil {
 		err = fmt.Errorf("%w (last attempt: %w)", err, fault)

@@ -498,16 +498,14 @@ func TestClaimWithoutAPlace(t *testing.T) {
 	}, nil)
 	gone := wait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
-	turn := wait(ctx, newClient(t, 5, 60), name, "c")
-	awaitPlaces(t, etcd, name, 2)
 	old.unlock(t)
 	claiming.awaitArrival(t)
 	remove(t, etcd, placeKey(b.current, name))
-	gotLock(t, turn)
 	claiming.open()
 	r := outcomeOf(t, gone)
 	require.Equal(t, Fail, r.Msg)
 	require.ErrorIs(t, r.Err, ErrLost)
+	nothingLeft(t, etcd, name)
 }
 
 func TestForkAndOursExcludeEachOther(t *testing.T) {

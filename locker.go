@@ -94,7 +94,7 @@ type core struct {
 	ctx      context.Context // ends when the client is closed: what takes, waits or reads ends with it
 	cancel   context.CancelCauseFunc
 	wireCtx  context.Context // ends after it: what gives back goes on under it
-	hangUp   context.CancelFunc
+	hangUp   context.CancelCauseFunc
 	sessions sync.WaitGroup // the goroutines of sessions
 	tasks    tasks          // all others, but for those of batch
 	streams  atomic.Int64   // of watches: the number of the current one
@@ -131,7 +131,7 @@ func New(machines []string, timeout int64, ttl int64, ctx context.Context) (Clie
 			// gRPC's own would let an outage outlive its end by up to two minutes.
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: 2 * time.Second,
-		})},
+		}), grpc.WithChainUnaryInterceptor(unready)},
 		// A logger that says nothing: what the caller has to know is in the errors.
 		Logger: clientv3.NewCtxClient(context.Background()).GetLogger(),
 	})
@@ -139,6 +139,12 @@ func New(machines []string, timeout int64, ttl int64, ctx context.Context) (Clie
 		return Client{}, fmt.Errorf("locker: connect to etcd: %w", err)
 	}
 	return start(ctx, cli, true, bound, seconds(ttl))
+}
+
+// unready has a request fail while there is no connection, where clientv3 would have it wait: ask waits, and has the
+// fault to tell.
+func unready(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, conn, append(opts, grpc.WaitForReady(false))...)
 }
 
 // NewFromClient returns a Client that uses cli, for clusters that want more than addresses: TLS, users, or the
@@ -167,7 +173,7 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 		timeout: timeout, ttl: ttl,
 		seats: seats{}, listeners: map[<-chan bool]*listener{}, queues: map[string]*queue{},
 	}
-	c.wireCtx, c.hangUp = context.WithCancel(context.WithoutCancel(ctx)) // giving back goes on after the caller's ctx
+	c.wireCtx, c.hangUp = context.WithCancelCause(context.WithoutCancel(ctx)) // giving back goes on after the caller's ctx
 	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
 	c.batch = &batch{wire: c.wire, ctx: c.wireCtx, limit: maxOps}
 	client := Client{c}
@@ -180,7 +186,7 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 		if ctx.Err() != nil {
 			err = errors.Join(err, ctx.Err())
 		}
-		c.hangUp() // nothing is to be given back
+		c.hangUp(ErrClosed) // nothing is to be given back
 		return Client{}, errors.Join(err, client.Close())
 	}
 	return client, nil
@@ -306,7 +312,7 @@ func (c Client) Close() error {
 }
 
 func (c *core) close() error {
-	last := time.AfterFunc(c.timeout, c.hangUp) // from here on everything is under wireCtx
+	last := time.AfterFunc(c.timeout, func() { c.hangUp(errSilent) }) // from here on everything is under wireCtx
 	defer last.Stop()
 	c.cancel(ErrClosed)
 
@@ -337,7 +343,7 @@ func (c *core) close() error {
 	if s != nil && s.unrevoked != nil {
 		err = fmt.Errorf("locker: close: %w", s.unrevoked)
 	}
-	c.hangUp()
+	c.hangUp(nil)
 	if c.dialled {
 		err = errors.Join(err, c.cli.Close())
 	}

@@ -122,8 +122,9 @@ func TestNoGrant(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, start := runSession(t, 10*time.Second, &fakeLeases{grant: c.grant})
 				<-s.lost
-				require.False(t, isClosed(s.ready))
 				require.Equal(t, c.took, time.Since(start))
+				synctest.Wait()
+				require.False(t, isClosed(s.ready))
 				for _, err := range c.errs {
 					require.ErrorIs(t, s.why(), err)
 				}
@@ -386,12 +387,13 @@ func TestHeldNeedsNoGoroutine(t *testing.T) {
 	})
 }
 
-// A session ends at once, with all its goroutines, whatever it is about to do.
+// A session ends at once, whatever it is about to do, and waits for its stream.
 func TestEndOfASession(t *testing.T) {
 	frozen := &fakeLeases{grant: func(ctx context.Context, _ int) (*pb.LeaseGrantResponse, error) {
 		return never[*pb.LeaseGrantResponse](ctx)
 	}}
 	silent := &fakeLeases{renew: func(ctx context.Context, _ int) (*pb.LeaseKeepAliveResponse, error) {
+		defer time.Sleep(5 * ms)
 		return never[*pb.LeaseKeepAliveResponse](ctx)
 	}}
 	failing := &fakeLeases{renew: func(context.Context, int) (*pb.LeaseKeepAliveResponse, error) { return nil, rpctypes.ErrGRPCTimeout }}
@@ -399,11 +401,12 @@ func TestEndOfASession(t *testing.T) {
 		name   string
 		leases *fakeLeases
 		after  time.Duration
+		took   time.Duration
 	}{
-		{"granting", frozen, time.Second},
-		{"idle", &fakeLeases{}, 4500 * ms},
-		{"waiting for an answer", silent, 2500 * ms},
-		{"pausing", failing, 2500 * ms},
+		{"granting", frozen, time.Second, 0},
+		{"idle", &fakeLeases{}, 4500 * ms, 0},
+		{"waiting for an answer", silent, 2500 * ms, 5 * ms},
+		{"pausing", failing, 2500 * ms, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -415,7 +418,7 @@ func TestEndOfASession(t *testing.T) {
 				start := time.Now()
 				s.end()
 				<-over
-				require.Zero(t, time.Since(start))
+				require.Equal(t, c.took, time.Since(start))
 				require.True(t, isClosed(s.lost))
 			})
 		})

@@ -195,6 +195,3 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 		c.streams.CompareAndSwap(n, n+1)
 	}
 }
-
-// errSilent is of a request that had no answer until its time was over.
-var errSilent = fmt.Errorf("no answer from etcd in time: %w", context.DeadlineExceeded)

@@ -124,7 +124,7 @@ func (r *results) bars(dir, name, title, metric string) error {
 		p.NominalX(labels...)
 		crowds = len(labels)
 	}
-	p.X.Min, p.X.Max = -0.6, float64(crowds)+1.9 // to the right there is the legend
+	p.X.Min, p.X.Max = -0.6, float64(crowds)+1.7 // to the right there is the legend
 	p.Y.Min = 0
 	return save(p, dir, name)
 }
@@ -135,7 +135,8 @@ func newChart(title string) *plot.Plot {
 	p.Title.Text, p.Title.Padding = title, 10
 	p.Title.TextStyle.Font.Size = 13
 	p.Legend.Top, p.Legend.Left = true, true // text after the marks, should it be set in a wider font
-	p.Legend.XOffs = 0.62 * chartWidth
+	p.Legend.XOffs = 0.645 * chartWidth
+	p.X.Tick.Label.Font.Size, p.Y.Tick.Label.Font.Size = 9, 9
 	p.Legend.Padding, p.Legend.TextStyle.Font.Size = 3, 10
 	grid := plotter.NewGrid()
 	grid.Vertical.Width = 0
