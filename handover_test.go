@@ -487,25 +487,33 @@ func TestClaimWithoutAPlace(t *testing.T) {
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 	old := &fork{etcd, name}
 	require.True(t, old.lock(t, "old"))
-	claiming := newGate()
-	b := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
-		if puts(req, name) && deletes(req, name+waiting) {
-			if err := claiming.pass(ctx, nil); err != nil {
-				return err
+	claimAt := func(g *gate) tap {
+		return func(ctx context.Context, req, reply any, send sender) error {
+			if puts(req, name) && deletes(req, name+waiting) {
+				if err := g.pass(ctx, nil); err != nil {
+					return err
+				}
 			}
+			return send(ctx, reply)
 		}
-		return send(ctx, reply)
-	}, nil)
+	}
+	first, second := newGate(), newGate()
+	b, c := tapped(t, machines, 60, claimAt(first), nil), tapped(t, machines, 60, claimAt(second), nil)
 	gone := wait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
+	turn := wait(ctx, c, name, "c")
+	awaitPlaces(t, etcd, name, 2)
 	old.unlock(t)
-	claiming.awaitArrival(t)
+	first.awaitArrival(t)
+	second.awaitArrival(t)
 	remove(t, etcd, placeKey(b.current, name))
-	claiming.open()
+	first.open()
 	r := outcomeOf(t, gone)
 	require.Equal(t, Fail, r.Msg)
 	require.ErrorIs(t, r.Err, ErrLost)
-	nothingLeft(t, etcd, name)
+	require.Nil(t, stored(t, etcd, name))
+	second.open()
+	gotLock(t, turn)
 }
 
 func TestForkAndOursExcludeEachOther(t *testing.T) {

@@ -42,7 +42,7 @@ func TestBadNamesAndValues(t *testing.T) {
 	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
 	prefix := newName()
 	for what, call := range calls {
-		for _, name := range []string{"", waiting, prefix + waiting, prefix + waiting + "1a", prefix + "/a" + waiting + "b"} {
+		for _, name := range []string{"", waiting, prefix + waiting, prefix + waiting + "1a", prefix + "/a" + waiting + "b", prefix + "/.waiting"} {
 			require.ErrorIs(t, call(c, name, DefaultValue), ErrInvalidName, "%s %q", what, name)
 		}
 	}
@@ -54,7 +54,7 @@ func TestBadNamesAndValues(t *testing.T) {
 	require.Empty(t, resp.Kvs, "nothing is written")
 
 	// These look like it, and are not reserved.
-	for _, name := range []string{prefix + "/.waiting", prefix + ".waiting/", prefix + "/waiting/", prefix + "\x00\xff", prefix + "/"} {
+	for _, name := range []string{prefix + "/.waitin", prefix + ".waiting/", prefix + "/waiting/", prefix + "\x00\xff", prefix + "/"} {
 		mustLock(t, c, name, "\x00", nil)
 	}
 }

@@ -133,7 +133,7 @@ func (c Client) checkName(name string) error {
 	switch {
 	case c.core == nil || c.ctx.Err() != nil:
 		return ErrClosed
-	case name == "" || strings.Contains(name, waiting):
+	case name == "" || strings.Contains(name+"/", waiting): // its end would make its line a part of another's
 		return ErrInvalidName
 	}
 	return nil
@@ -228,7 +228,9 @@ func (c *core) begin(h *hold, quit <-chan bool) *hold {
 	seat.hold = h
 	seat.settledNow()
 	c.listen(quit, h)
-	l("held", "name", h.name, "token", h.token)
+	if debug { // spares the fast path what passing arguments costs
+		l("held", "name", h.name, "token", h.token)
+	}
 	return h
 }
 

@@ -402,23 +402,22 @@ func (c *core) change(ctx context.Context, s *session, t txn) (int64, view, erro
 	return 0, view{lock: kvOf(f.resp, 0), own: kvOf(f.resp, len(t.els)-1)}, nil
 }
 
-// look reads the lock, the own place and the first place. Since a revision that an event has told of, any member
-// that has come so far will do, and no quorum is asked; the reading tells a lock that was handed over from a place
-// that an outsider deleted.
+// look reads the lock, the first place and the own place. After an event, which has told of the deletion of the place
+// at that revision, any member that has come so far will do, and no quorum is asked; the reading tells a lock that was
+// handed over from a place that an outsider deleted.
 func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
-	var opts []clientv3.OpOption
 	if since > 0 {
-		opts = append(opts, clientv3.WithSerializable())
+		here := clientv3.WithSerializable()
+		f := c.batch.send(c.bound(ctx), txn{then: []clientv3.Op{clientv3.OpGet(q.name, here), first(q.name, here)}})
+		if f.err == nil && f.resp.Header.Revision >= since {
+			return view{lock: kvOf(f.resp, 0), first: kvOf(f.resp, 1)}, nil
+		}
 	}
-	ops := []clientv3.Op{clientv3.OpGet(q.name, opts...), clientv3.OpGet(q.key, opts...), first(q.name, opts...)}
-	f := c.batch.send(c.bound(ctx), txn{then: ops})
-	switch {
-	case f.err != nil:
+	f := c.batch.send(c.bound(ctx), txn{then: []clientv3.Op{clientv3.OpGet(q.name), first(q.name), clientv3.OpGet(q.key)}})
+	if f.err != nil {
 		return view{}, f.err
-	case f.resp.Header.Revision < since:
-		return c.look(ctx, q, 0)
 	}
-	return view{kvOf(f.resp, 0), kvOf(f.resp, 1), kvOf(f.resp, 2)}, nil
+	return view{lock: kvOf(f.resp, 0), first: kvOf(f.resp, 1), own: kvOf(f.resp, 2)}, nil
 }
 
 // leave cleans up behind a LockWait that ended early, with the seat: it removes the place, and where that was handed

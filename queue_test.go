@@ -594,7 +594,7 @@ type sender func(ctx context.Context, reply any) error
 // tap is called for each request of a client, and passes it on to send, or not.
 type tap func(ctx context.Context, req, reply any, send sender) error
 
-// watchTap is called for each answer of a client's watches, before the client sees it.
+// watchTap is called when a client has opened a watch, and for each of its answers, before the client sees it.
 type watchTap func(key string, resp *clientv3.WatchResponse)
 
 // tapped is a client whose requests and watches a test can see, stop and change. Both taps may be nil.
@@ -627,10 +627,14 @@ type tappedWatcher struct {
 }
 
 func (w tappedWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	in := w.Watcher.Watch(ctx, key, opts...) // returns when the watch is open, and so must this
+	if ctx.Err() == nil {
+		w.tap(key, &clientv3.WatchResponse{Created: true})
+	}
 	out := make(chan clientv3.WatchResponse)
 	go func() {
 		defer close(out)
-		for resp := range w.Watcher.Watch(ctx, key, opts...) {
+		for resp := range in {
 			w.tap(key, &resp)
 			select {
 			case out <- resp:

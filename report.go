@@ -29,7 +29,8 @@ var (
 	// ErrClosed says that the client was closed, that its ctx ended, or that it is the zero Client.
 	ErrClosed = errors.New("locker: client is closed")
 
-	// ErrInvalidName says that a name is empty or holds "/.waiting/", which is kept for the line of waiters.
+	// ErrInvalidName says that a name is empty, holds "/.waiting/", which is kept for the line of waiters, or ends in
+	// "/.waiting".
 	ErrInvalidName = errors.New("locker: invalid lock name")
 
 	// ErrInvalidValue says that a value is empty: Watch could not tell it from the lack of a lock.

@@ -60,7 +60,9 @@ func (c *core) giveBack(h *hold) error {
 	heir := c.seats.heir(h.name)
 	c.mu.Unlock()
 	token, err := c.release(c.bound(c.wireCtx), h, heir)
-	l("released", "name", h.name, "token", h.token, "inherited", token, "err", err)
+	if debug {
+		l("released", "name", h.name, "token", h.token, "inherited", token, "err", err)
+	}
 	if token == 0 {
 		c.pass(h.name, heir)
 		return err
@@ -104,11 +106,10 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 	resent := false // what is found may be our own doing
 	for {
 		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)}}
-		ahead := []clientv3.Op{clientv3.OpGet(h.name), first(h.name)}
 		stray := next != nil && (next.lease == h.s.id || next.lease == clientv3.NoLease) // nobody stands there
 		switch {
 		case plain:
-			heir, ahead = nil, ahead[:1]
+			heir = nil
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		case next != nil:
 			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(next.key), "=", next.create))
@@ -136,6 +137,10 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 			return 0, nil
 		}
 		if f.err == nil {
+			ahead := []clientv3.Op{clientv3.OpGet(h.name), first(h.name)}
+			if plain {
+				ahead = ahead[:1]
+			}
 			f = c.batch.send(by, txn{then: ahead})
 		}
 		switch {

@@ -47,16 +47,17 @@ func TestUnlockWithAnyChannel(t *testing.T) {
 	}
 }
 
-// Of many who unlock at once one does it; the others are told that there was nothing to do.
+// Of many who unlock at once, and have all found the lock held, one does it; the others are told that there was
+// nothing to do.
 func TestUnlockByMany(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, 5, 5)
 	name := newName()
-	for range 20 {
-		mustLock(t, c, name, DefaultValue, nil)
+	for range 10 {
+		r := mustLock(t, c, name, DefaultValue, nil)
 		errs := make(chan error)
 		for range 4 {
-			go func() { errs <- c.Unlock(name, nil) }()
+			go func() { errs <- c.finish(r.hold) }()
 		}
 		done := 0
 		for range 4 {

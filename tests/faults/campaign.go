@@ -32,6 +32,7 @@ type campaign struct {
 	subject string
 	seed    uint64
 	length  time.Duration
+	began   instant // what is printed counts from here
 
 	cluster   *etcdtest.Cluster
 	etcd      *clientv3.Client // an operator's, with a way of its own
@@ -71,6 +72,7 @@ func (c *campaign) play(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	c.began = now()
 	striking, stop := context.WithTimeout(ctx, c.length)
 	defer stop()
 	lanes := []lane{members, clients, outsiders}

@@ -74,7 +74,7 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 	for _, by := range c.incarnations {
 		if n := len(by.vitals); by.slot == spared && n > 1 {
 			first, last := by.vitals[0], by.vitals[n-2]
-			fmt.Fprintf(t, "p%d from %v to %v: heap %.1f to %.1f MiB, goroutines %d to %d, files %d to %d\n", by.number,
+			fmt.Fprintf(t, "p%d aged %v to %v: heap %.1f to %.1f MiB, goroutines %d to %d, files %d to %d\n", by.number,
 				first.Age.Round(time.Second), last.Age.Round(time.Second), float64(first.Heap)/(1<<20), float64(last.Heap)/(1<<20),
 				first.Goroutines, last.Goroutines, first.Files, last.Files)
 		}
@@ -89,10 +89,26 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 	printed := map[string]int{}
 	for _, v := range j.violations {
 		if printed[v.rule]++; printed[v.rule] <= shown {
-			fmt.Fprintf(t, "VIOLATION (seed %d) %s: %s: %s\n", c.seed, v.rule, v.name, v.what)
+			fmt.Fprintf(t, "VIOLATION (seed %d) %s: %s at %s: %s\n", c.seed, v.rule, v.name, c.clock(v.at), v.what)
 		}
 	}
-	fmt.Fprintf(t, "%d violations\n", len(j.violations))
+	if len(j.violations) > 0 {
+		fmt.Fprintln(t, "\nfrom\tto\tfault")
+		for _, f := range c.faults.all {
+			if !f.missed {
+				fmt.Fprintf(t, "%s\t%s\t%s %s\n", c.clock(f.from), c.clock(f.to), f.kind, f.target)
+			}
+		}
+	}
+	fmt.Fprintf(t, "\n%d violations\n", len(j.violations))
+}
+
+// clock is a moment as seconds from the beginning.
+func (c *campaign) clock(at instant) string {
+	if at == 0 || at == endless {
+		return "-"
+	}
+	return fmt.Sprintf("%.3f", at.sub(c.began).Seconds())
 }
 
 func table(w io.Writer, title string, counts map[string]int) {
@@ -107,11 +123,15 @@ func table(w io.Writer, title string, counts map[string]int) {
 
 // brief is the last part of an error's text: what is at its root.
 func brief(err string) string {
+	if i := strings.Index(err, "\": "); i >= 0 {
+		err = err[i+len("\": "):] // the lock's name
+	}
 	if i := strings.Index(err, "last attempt: "); i >= 0 {
-		err = err[i+len("last attempt: "):]
+		err = strings.TrimSuffix(err[i+len("last attempt: "):], ")")
 	}
 	if i := strings.LastIndex(err, "desc = "); i >= 0 {
 		err = err[i+len("desc = "):]
 	}
+	err, _, _ = strings.Cut(err, "\n")
 	return err[:min(len(err), 100)]
 }

@@ -1,0 +1,91 @@
+package security
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"testing"
+	"time"
+
+	"github.com/PumpkinSeed/locker"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
+)
+
+// tokenLife is how long a token lasts; the locks are held with one lease for far longer.
+const tokenLife = 2 * time.Second
+
+func TestTokensExpire(t *testing.T) {
+	t.Run("simple", func(t *testing.T) { testTokensExpire(t, "--auth-token-ttl=2") })
+	t.Run("JWT", func(t *testing.T) {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		require.NoError(t, err)
+		dir := t.TempDir()
+		public, err := x509.MarshalPKIXPublicKey(key.Public())
+		require.NoError(t, err)
+		testTokensExpire(t, "--auth-token=jwt,sign-method=RS256,ttl=2s"+
+			",pub-key="+writePEM(t, dir, "public.pem", "PUBLIC KEY", public)+
+			",priv-key="+writePEM(t, dir, "private.pem", "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)))
+	})
+}
+
+func testTokensExpire(t *testing.T, flag string) {
+	cluster := startCluster(t, flag)
+	root := enableAuth(t, cluster, map[string]role{"user": prefix("team/")})
+	// One connection for both: the watches of both use one stream, opened with a token that will have expired.
+	cli := as(t, cluster, "user")
+	a, b := newLocker(t, cli, 30), newLocker(t, cli, 2)
+	name, contended := newName("team/"), newName("team/")
+
+	values, quit, watched := make(chan string), make(chan bool), make(chan error, 1)
+	go func() { err := b.Watch(name, values, quit); t.Log("WATCH", err); watched <- err }()
+	require.Equal(t, "", receive(t, values))
+	r := mustLock(t, a, name)
+	require.Equal(t, "value", receive(t, values))
+	short := mustLock(t, b, contended)
+	waiter := make(chan locker.Report, 1)
+	go func() { waiter <- a.LockWait(t.Context(), contended, "value", nil) }()
+	eventually(t, "it waits", func() bool { return len(keys(t, root)) == 3 })
+
+	for range 2 {
+		awaitExpiry(t, cluster.Endpoints()[0])
+
+		require.True(t, r.Held())
+		require.True(t, short.Held())
+		require.Equal(t, locker.Fail, b.Inspect(name).Msg)
+		require.NoError(t, a.Unlock(name, nil))
+		require.Equal(t, "", receive(t, values))
+		r = mustLock(t, a, name)
+		require.Equal(t, "value", receive(t, values))
+		// New watches on old streams.
+		useAll(t, a, b, newName("team/"))
+	}
+
+	require.NoError(t, b.Unlock(contended, nil))
+	require.Equal(t, locker.Success, receive(t, waiter).Msg)
+	require.NoError(t, a.Unlock(contended, nil))
+	require.NoError(t, a.Unlock(name, nil))
+	require.Equal(t, "", receive(t, values))
+	close(quit)
+	require.NoError(t, receive(t, watched))
+	require.Empty(t, keys(t, root))
+}
+
+// awaitExpiry waits until a token that was given out after all others has expired. It is asked for rarely: a use
+// gives a simple token a new life.
+func awaitExpiry(t *testing.T, endpoint string) {
+	t.Helper()
+	conn := connect(t, clientv3.Config{Endpoints: []string{endpoint}}).ActiveConnection()
+	auth, err := pb.NewAuthClient(conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: "user", Password: password("user")})
+	require.NoError(t, err)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "token", auth.Token)
+	expired := false
+	for end := time.Now().Add(soon); !expired && time.Now().Before(end); {
+		<-time.After(2 * tokenLife)
+		_, err = pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("team/")})
+		expired = err != nil
+	}
+	require.ErrorContains(t, err, "invalid auth token")
+}
