@@ -255,8 +255,8 @@ func classify(err error) class {
 			return class{no, true}
 		}
 	}
-	if errors.Is(err, rpctypes.ErrNoSpace) {
-		return class{unknown, false} // most puts that got it were written
+	if errors.Is(err, errLate) || errors.Is(err, rpctypes.ErrNoSpace) {
+		return class{unknown, false} // most puts that got ErrNoSpace were written
 	}
 	code := status.Code(err)
 	var known rpctypes.EtcdError

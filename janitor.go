@@ -9,7 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// maxWatched is how many held keys a session watches. The rest are told by the listing.
+// maxWatched is about how many held keys a client watches. The rest are told by the listing.
 const maxWatched = 1000
 
 // loose says that a request is out that got no answer, and so may still be applied.
@@ -36,7 +36,7 @@ func (c *core) janitor(s *session) {
 			untidy, due = true, true
 		case <-tick.C:
 			c.closeQueues()
-			due = c.watchHeld(s) > maxWatched || untidy && time.Since(tidied) >= s.granted()-s.interval()/2
+			due = c.watchHeld(s) > 0 || untidy && time.Since(tidied) >= s.granted()-s.interval()/2
 		case <-s.lost:
 			return
 		}
@@ -57,18 +57,18 @@ func (c *core) janitor(s *session) {
 	}
 }
 
-// watchHeld watches the keys that have been held for a renewal interval, and returns how many holds there are. Short
+// watchHeld watches the keys that have been held for a renewal interval, and returns how many are left over. Short
 // holds pay nothing.
-func (c *core) watchHeld(s *session) (held int) {
+func (c *core) watchHeld(s *session) (left int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, seat := range c.seats {
 		h := seat.hold
-		if h == nil || h.s != s {
+		if h == nil || h.s != s || h.unwatch != nil {
 			continue
 		}
-		held++
-		if h.unwatch == nil && s.watched < maxWatched {
+		if left++; s.watched < maxWatched/max(1, len(c.live)) {
+			left--
 			s.watched++
 			var ctx context.Context
 			ctx, h.unwatch = context.WithCancel(s.ctx)
@@ -80,7 +80,7 @@ func (c *core) watchHeld(s *session) (held int) {
 			})
 		}
 	}
-	return held
+	return left
 }
 
 // watchHold waits for the key of a hold to change, which only others can do while it is held.

@@ -226,6 +226,7 @@ func (c *core) begin(h *hold, quit <-chan bool) *hold {
 		c.unlisten(old)
 	}
 	seat.hold = h
+	h.s.holds++
 	seat.settledNow()
 	c.listen(quit, h)
 	if debug { // spares the fast path what passing arguments costs
@@ -292,5 +293,6 @@ func (c *core) over(h *hold) bool {
 		h.unwatch = nil
 	}
 	c.seats[h.name].hold = nil
+	h.s.holds--
 	return true
 }

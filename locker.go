@@ -42,7 +42,8 @@
 //
 // # Sessions
 //
-// All locks of a client are attached to one lease, its session, which is renewed three times in a TTL. The session
+// The locks of a client are attached to a lease, its session, which is renewed three times in a TTL; every 10,000 locks
+// have one of their own, for etcd answers nobody while it deletes the keys of a lease that has expired. A session
 // counts as lost when the clock says so, from the moment at which the last answered renewal was sent, and all its locks
 // with it. The next Lock begins a new one; a lost lock is never taken again behind the holder's back.
 //
@@ -64,6 +65,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +106,8 @@ type core struct {
 	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
 	unbind    func() bool // ends the wait for the end of the caller's ctx
 	current   *session
+	live      []*session
+	left      error // why leases could not be given back
 	seats     seats
 	listeners map[<-chan bool]*listener
 	queues    map[string]*queue
@@ -195,19 +199,26 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 // bound is the client's timeout, from now on.
 func (c *core) bound(ctx context.Context) bound { return bound{ctx, time.Now().Add(c.timeout)} }
 
-// session is the session of new locks: the current one, or a new one if that was lost.
+// maxHolds is how many locks a session takes: etcd deletes the keys of an expired lease in one go, and answers nobody
+// meanwhile.
+const maxHolds = 10_000
+
+// session is the session of new locks: one that lives and has room, or a new one.
 func (c *core) session(by bound) (*session, error) {
 	c.mu.Lock()
-	s := c.current
-	if s == nil {
-		if c.ctx.Err() != nil {
+	if c.current == nil || c.current.holds >= maxHolds {
+		if i := slices.IndexFunc(c.live, func(s *session) bool { return s.holds < maxHolds }); i >= 0 {
+			c.current = c.live[i]
+		} else if c.ctx.Err() != nil {
 			c.mu.Unlock()
 			return nil, ErrClosed
+		} else {
+			s := newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)
+			c.current, c.live = s, append(c.live, s)
+			c.sessions.Go(func() { c.keep(s) })
 		}
-		s = newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)
-		c.current = s
-		c.sessions.Go(func() { c.keep(s) })
 	}
+	s := c.current
 	c.mu.Unlock()
 	select {
 	case <-s.ready:
@@ -220,6 +231,9 @@ func (c *core) session(by bound) (*session, error) {
 	case <-s.ready:
 		return s, nil
 	case <-s.lost:
+		if errors.Is(s.why(), errLate) && ctx.Err() == nil {
+			return c.session(by) // granted, but too late to be of use: another lease
+		}
 		return nil, s.why()
 	case <-ctx.Done():
 		return nil, ended(ctx, s.why())
@@ -246,7 +260,7 @@ func (c *core) keep(s *session) {
 	if err := s.revoke(c.bound(c.wireCtx)); err != nil {
 		l("lease not given back", "lease", int64(s.id), "err", err)
 		c.mu.Lock()
-		s.unrevoked = err
+		c.left = errors.Join(c.left, err)
 		c.mu.Unlock()
 	}
 }
@@ -258,6 +272,7 @@ func (c *core) sessionOver(s *session) {
 	if c.current == s {
 		c.current = nil
 	}
+	c.live = slices.DeleteFunc(c.live, func(o *session) bool { return o == s })
 	for _, seat := range c.seats {
 		if seat.hold != nil && seat.hold.s == s {
 			c.loseLocked(seat.hold)
@@ -318,7 +333,7 @@ func (c *core) close() error {
 
 	c.mu.Lock()
 	c.unbind()
-	s := c.current
+	live := slices.Clone(c.live)
 	var held []*hold
 	for _, seat := range c.seats {
 		if h := seat.hold; h != nil && c.retire(h) == nil {
@@ -334,14 +349,14 @@ func (c *core) close() error {
 	each(held, func(h *hold) { c.giveBack(h) })
 	c.tasks.wait()
 
-	if s != nil {
+	for _, s := range live {
 		s.end()
 	}
 	c.sessions.Wait()
 	c.batch.running.Wait()
-	var err error
-	if s != nil && s.unrevoked != nil {
-		err = fmt.Errorf("locker: close: %w", s.unrevoked)
+	err := c.left // nobody else is left to write it
+	if err != nil {
+		err = fmt.Errorf("locker: close: %w", err)
 	}
 	c.hangUp(nil)
 	if c.dialled {

@@ -292,11 +292,15 @@ func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v v
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)() // the place goes with the session
 
+	created := v.own.CreateRevision
 	entered := v.own.ModRevision // what was deleted before is not about this place
 	claimed := entered
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		if v.own.GetCreateRevision() != created {
+			v.own = nil // gone; what is there was put by somebody else, or late
+		}
 		pause := s.interval()
 		ours := v.lock != nil && v.lock.Lease == int64(s.id)
 		switch {

@@ -436,15 +436,22 @@ func TestWaiterEndsWithAnError(t *testing.T) {
 			t.Parallel()
 			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 			net := newNetwork(t, machines)
-			holder, waiter := newClient(t, 5, 5), tapped(t, net.endpoints(), 2, nil, nil)
+			hears := newGate() // of it only when all is done
+			entered, entry := entering(name)
+			holder, waiter := newClient(t, 5, 5), tapped(t, net.endpoints(), 2, entry, func(_ string, resp *clientv3.WatchResponse) {
+				if len(resp.Events) > 0 {
+					hears.pass(ctx, nil)
+				}
+			})
 			held := holder.Lock(name, "holder", nil)
 			require.Equal(t, Success, held.Msg)
 			turn := wait(ctx, waiter, name, "waiter")
-			awaitPlaces(t, etcd, name, 1)
+			entered.awaitArrival(t)
 			local := wait(ctx, waiter, name, "waiter")
 			awaitLine(t, waiter, name, 1)
 			start := time.Now()
 			c.end(t, etcd, net, waiter, name)
+			hears.open()
 			r := outcomeOf(t, turn)
 			require.Less(t, time.Since(start), 4*time.Second)
 			require.Equal(t, Fail, r.Msg)
@@ -643,6 +650,18 @@ func (w tappedWatcher) Watch(ctx context.Context, key string, opts ...clientv3.O
 		}
 	}()
 	return out
+}
+
+// entering is a tap, and a gate at which the client arrives when it knows that it stands in the line.
+func entering(name string) (*gate, tap) {
+	entered := newGate()
+	return entered, func(ctx context.Context, req, reply any, send sender) error {
+		err := send(ctx, reply)
+		if err == nil && enters(req, name) {
+			entered.arrive()
+		}
+		return err
+	}
 }
 
 // puts reports whether a request may put that key.

@@ -39,9 +39,9 @@ type session struct {
 	lost  chan struct{} // closed when the lease must be taken for lost, or was given back
 	kick  chan struct{} // asks for a renewal at once; of capacity 1
 
-	untidy    chan struct{} // tells the janitor of such a request; of capacity 1
-	watched   int           // held keys that are watched; guarded by core.mu
-	unrevoked error         // why the lease could not be given back; guarded by core.mu, until keep has ended
+	untidy  chan struct{} // tells the janitor of such a request; of capacity 1
+	holds   int           // locks held; guarded by core.mu
+	watched int           // held keys that are watched; guarded by core.mu
 
 	mono, boot atomic.Int64 // the deadline
 	ttl        atomic.Int64 // granted, in nanoseconds
@@ -77,12 +77,12 @@ func (s *session) interval() time.Duration { return s.granted() / 3 }
 func (s *session) extend(sent moment, ttl time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || s.watchdog != nil && s.passed() {
+	trusted := ttl - max(ttl/10, 200*time.Millisecond)
+	if n := now(); s.over || s.watchdog != nil && s.passed() || max(n.mono-sent.mono, n.boot-sent.boot) >= trusted {
 		return false
 	}
-	margin := max(ttl/10, 200*time.Millisecond)
-	s.mono.Store(int64(sent.mono + ttl - margin))
-	s.boot.Store(int64(sent.boot + ttl - margin))
+	s.mono.Store(int64(sent.mono + trusted))
+	s.boot.Store(int64(sent.boot + trusted))
 	s.trouble = nil
 	if s.watchdog == nil {
 		s.watchdog = time.AfterFunc(0, s.watch) // it sets itself
@@ -203,7 +203,7 @@ var errFormer = errors.New("a former leader answered")
 var errLate = errors.New("the answer came too late to be of use")
 
 func (s *session) unlessLate(sent moment, ttl time.Duration) error {
-	if !s.extend(sent, ttl) || s.passed() {
+	if !s.extend(sent, ttl) {
 		return errLate
 	}
 	return nil

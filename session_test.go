@@ -445,7 +445,7 @@ func TestLeaseIsGivenBack(t *testing.T) {
 				c.end(s)
 				<-over
 				require.Equal(t, c.revokes, f.revokes.Load())
-				require.NoError(t, s.unrevoked)
+				require.NoError(t, core.left)
 			})
 		})
 	}

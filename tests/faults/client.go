@@ -121,6 +121,7 @@ func (c *client) connect() bool {
 			c.subject = s
 			return true
 		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -170,7 +171,7 @@ func (c *client) call(what, name, value string, until instant, of int) call {
 func (o call) done(ctx context.Context, err error) { o.took(ctx, now(), 0, err) }
 
 func (o call) took(ctx context.Context, at instant, token int64, err error) {
-	r := record{Kind: returned, At: at, Op: o.id, Outcome: outcome(ctx, err), Token: token}
+	r := record{Kind: returned, At: at, Op: o.id, Of: o.Of, Outcome: outcome(ctx, err), Token: token}
 	if r.Outcome == failed || r.Outcome == lost {
 		r.Error = err.Error()
 	}

@@ -80,9 +80,12 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		case op.watches():
 			op.until = r.From
 		}
+		if hold := h.holds[by.ops[r.Of]]; hold != nil && r.Outcome == lost {
+			hold.lost = true
+		}
 	case ended:
 		hold := h.holds[by.ops[r.Op]]
-		hold.last, hold.end, hold.done, hold.lost = r.From, r.At, r.Done, r.Lost
+		hold.last, hold.end, hold.done, hold.lost = r.From, r.At, r.Done, hold.lost || r.Lost
 	case told:
 		op := by.ops[r.Op]
 		op.told = append(op.told, r.Value)

@@ -87,7 +87,7 @@ func (m *mutexes) take(ctx context.Context, name string, take func(*concurrency.
 	}
 	given := new(atomic.Bool)
 	held := func() bool { return !given.Load() && alive(s) }
-	return grip{token: x.Header().Revision, held: held, own: mutex{x, s, given}}, nil
+	return grip{token: x.Header().Revision, held: held, exact: true, own: mutex{x, s, given}}, nil
 }
 
 func (m *mutexes) lock(name, _ string, _ <-chan bool) (grip, error) {

@@ -15,8 +15,8 @@ import (
 
 // outsiders are what an operator does: harmless work, and interference with the keys of locks.
 var outsiders = lane{"outsiders", []kind{
-	{"compaction", (*campaign).compact},
-	{"defragmentation", (*campaign).defragment},
+	{compaction, (*campaign).compact},
+	{defragmentation, (*campaign).defragment},
 	{spaceAlarm, (*campaign).alarm},
 	{leaseRevoked, (*campaign).revoke},
 	{keyDeleted, (*campaign).deleteKey},
@@ -29,6 +29,8 @@ var outsiders = lane{"outsiders", []kind{
 var harmless = lane{outsiders.name, outsiders.kinds[:3]}
 
 const (
+	compaction       = "compaction"
+	defragmentation  = "defragmentation"
 	spaceAlarm       = "no space"
 	leaseRevoked     = "lease revoked"
 	keyDeleted       = "key deleted"

@@ -89,6 +89,7 @@ func judge(c *campaign) *judgement {
 	j.storeIsSafe()
 	j.nothingLeft()
 	if c.subject == ours {
+		j.errorsHaveReasons()
 		j.doneCloses()
 		j.watchesTellTheTruth()
 	}
@@ -199,7 +200,7 @@ func (j *judgement) nobodyStranded(name string) {
 func (j *judgement) troubled(by *incarnation, s span) bool {
 	s.from = s.from.add(-ttl)
 	return s.total(j.outages) > 0 || s.total(by.stalls) > 0 || slices.ContainsFunc(j.c.faults.all, func(f *fault) bool {
-		return (f.slot == -1 || f.slot == by.slot) && f.overlaps(s)
+		return !f.missed && f.kind != compaction && f.kind != defragmentation && (f.slot == -1 || f.slot == by.slot) && f.overlaps(s)
 	})
 }
 
@@ -242,6 +243,19 @@ func (j *judgement) callsEnd() {
 	}
 }
 
+// errorsHaveReasons: what fails, fails because something is wrong that does not pass in time. Nobody's call ends with an
+// error because the history was compacted, or a member defragmented.
+func (j *judgement) errorsHaveReasons() {
+	for _, op := range j.c.history.ops {
+		if op.outcome != failed {
+			continue
+		}
+		if strings.Contains(op.err, "compacted") || !j.troubled(op.by, span{op.call, op.ret}) {
+			j.violate("error without a reason", op.name, op.ret, "%s of p%d: %s", op.what, op.by.number, op.err)
+		}
+	}
+}
+
 // storeIsSafe: a store that looks at tokens is never written by a former owner after the next; and who is refused could
 // not know.
 func (j *judgement) storeIsSafe() {
@@ -252,6 +266,8 @@ func (j *judgement) storeIsSafe() {
 			j.violate("late write accepted", w.h.name, w.at, "token %d after %d", w.h.token, highest[w.h.name])
 		case w.accepted:
 			highest[w.h.name] = w.h.token
+		case w.h.what == "do" && slack(w.h.by, w.looked.add(-prompt), w.at) > 0:
+			// It was stopped between its look and its write, or just resumed: see grip.exact.
 		case w.at.sub(w.looked) < lead && !j.interfered(w.h):
 			j.violate("write of an owner refused", w.h.name, w.at, "p%d, token %d, %v after it saw that it holds",
 				w.h.by.number, w.h.token, w.at.sub(w.looked))

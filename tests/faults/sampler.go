@@ -61,16 +61,19 @@ func (s *sampler) look(h *holding) (at instant, held bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at = now()
-	if held = h.held(); held {
-		h.last = max(h.last, at)
+	if held = h.held(); held && h.exact {
+		h.last = at
 	}
 	return at, held
 }
 
-// releasing notes that the hold will end by its holder's will.
+// releasing notes that the hold ends by its holder's will now, if it has not ended before.
 func (s *sampler) releasing(h *holding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if at := now(); h.told == 0 && !h.held() {
+		h.told, h.lost = at, true
+	}
 	h.released = true
 }
 
@@ -78,6 +81,7 @@ func (s *sampler) run(over <-chan struct{}) {
 	tick := time.NewTicker(samplePeriod)
 	defer tick.Stop()
 	before := now()
+	resumed := before // after it did not run
 	for {
 		select {
 		case <-tick.C:
@@ -87,13 +91,16 @@ func (s *sampler) run(over <-chan struct{}) {
 		at := now()
 		if at.sub(before) > stallFrom {
 			s.c.out.write(record{Kind: stalled, At: at, From: before})
+			resumed = at
 		}
 		before = at
 		s.mu.Lock()
 		for h := range s.holds {
 			at := now()
 			if h.held() {
-				h.last = at
+				if h.exact || at.sub(resumed) > prompt {
+					h.last = at
+				}
 				continue
 			}
 			if h.told == 0 {

@@ -13,6 +13,9 @@ import (
 type grip struct {
 	token int64
 	held  func() bool
+	// exact says that held answers for itself. The ctx of Do does not: it is cancelled by a goroutine, which takes its
+	// time when the process has just been resumed. There no holder can know, and the token has to do.
+	exact bool
 	done  <-chan struct{}
 	own   any // the subject's
 }
@@ -75,7 +78,7 @@ func (l lockers) wait(ctx context.Context, name, value string, quit <-chan bool)
 func gripOf(r locker.Report) (grip, error) {
 	switch {
 	case r.Msg == locker.Success && r.Err == nil:
-		return grip{token: r.Token, held: r.Held, done: r.Done}, nil
+		return grip{token: r.Token, held: r.Held, exact: true, done: r.Done}, nil
 	case r.Msg == locker.Fail && r.Err != nil:
 		return grip{}, r.Err
 	case r.Msg == locker.Fail:

@@ -119,6 +119,39 @@ func receive[T any](t *testing.T, ch <-chan T) (v T) {
 	return v
 }
 
+// watching is a Watch under way.
+type watching struct {
+	values chan string
+	quit   chan bool
+	result chan error
+}
+
+func watch(c locker.Client, name string) watching {
+	w := watching{make(chan string), make(chan bool), make(chan error, 1)}
+	go func() { w.result <- c.Watch(name, w.values, w.quit) }()
+	return w
+}
+
+// next is the next value that it tells.
+func (w watching) next(t *testing.T) (v string) {
+	t.Helper()
+	select {
+	case v = <-w.values:
+	case err := <-w.result:
+		require.FailNow(t, "Watch has ended", err)
+	case <-time.After(soon):
+		require.FailNow(t, "Watch tells nothing")
+	}
+	return v
+}
+
+// end ends it.
+func (w watching) end(t *testing.T) {
+	t.Helper()
+	close(w.quit)
+	require.NoError(t, receive(t, w.result))
+}
+
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(soon); !cond(); time.Sleep(5 * time.Millisecond) {
@@ -140,12 +173,11 @@ func mustLock(t *testing.T, c locker.Client, name string) locker.Report {
 // useAll goes through all that a lock can do, with two clients, and leaves nothing.
 func useAll(t *testing.T, a, b locker.Client, name string) {
 	t.Helper()
-	values, quit, watched := make(chan string), make(chan bool), make(chan error, 1)
-	go func() { watched <- b.Watch(name, values, quit) }()
-	require.Equal(t, "", receive(t, values))
+	watched := watch(b, name)
+	require.Equal(t, "", watched.next(t))
 	require.Equal(t, locker.Success, b.Inspect(name).Msg)
 	mustLock(t, a, name)
-	require.Equal(t, "value", receive(t, values))
+	require.Equal(t, "value", watched.next(t))
 	got, err := b.Get(name)
 	require.NoError(t, err)
 	require.Equal(t, "value", got)
@@ -162,8 +194,7 @@ func useAll(t *testing.T, a, b locker.Client, name string) {
 	for range 2 {
 		require.NoError(t, receive(t, served))
 	}
-	for receive(t, values) != "" {
+	for watched.next(t) != "" {
 	}
-	close(quit)
-	require.NoError(t, receive(t, watched))
+	watched.end(t)
 }

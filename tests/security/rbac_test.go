@@ -33,19 +33,18 @@ func TestRoles(t *testing.T) {
 
 	t.Run("exact key", func(t *testing.T) {
 		c := user(t, "exact")
-		values, quit, watched := make(chan string), make(chan bool), make(chan error, 1)
-		go func() { watched <- c.Watch(exactName, values, quit) }()
-		require.Equal(t, "", receive(t, values))
+		watched := watch(c, exactName)
+		require.Equal(t, "", watched.next(t))
 		mustLock(t, c, exactName)
 		require.Equal(t, []string{exactName}, keys(t, root))
-		require.Equal(t, "value", receive(t, values))
+		require.Equal(t, "value", watched.next(t))
 		got, err := c.Get(exactName)
 		require.NoError(t, err)
 		require.Equal(t, "value", got)
 		require.Equal(t, locker.Report{Msg: locker.Fail, Done: c.Inspect(exactName).Done}, c.Inspect(exactName))
 		require.Equal(t, locker.Fail, other.Lock(exactName, "value", nil).Msg)
 		require.NoError(t, c.Unlock(exactName, nil))
-		require.Equal(t, "", receive(t, values))
+		require.Equal(t, "", watched.next(t))
 		require.Empty(t, keys(t, root))
 
 		// Free, it needs no line.
@@ -55,10 +54,9 @@ func TestRoles(t *testing.T) {
 		eventually(t, "it is older than its TTL", func() bool { return time.Since(taken) > 3*time.Second })
 		require.True(t, r.Held())
 		require.NoError(t, c.Unlock(exactName, nil))
-		require.Equal(t, "value", receive(t, values))
-		require.Equal(t, "", receive(t, values))
-		close(quit)
-		require.NoError(t, receive(t, watched))
+		require.Equal(t, "value", watched.next(t))
+		require.Equal(t, "", watched.next(t))
+		watched.end(t)
 
 		// Those who have the right to stand in the line are woken up by one who has not.
 		mustLock(t, c, exactName)
@@ -118,9 +116,8 @@ func TestRoles(t *testing.T) {
 	t.Run("a right that is withdrawn", func(t *testing.T) {
 		c := user(t, "exact")
 		r := mustLock(t, c, exactName)
-		values, watched := make(chan string), make(chan error, 1)
-		go func() { watched <- c.Watch(exactName, values, nil) }()
-		require.Equal(t, "value", receive(t, values))
+		watched := watch(c, exactName)
+		require.Equal(t, "value", watched.next(t))
 		_, err := root.RoleRevokePermission(t.Context(), "exact", exactName, "")
 		require.NoError(t, err)
 		require.ErrorIs(t, c.Lock(exactName+"2", "value", nil).Err, rpctypes.ErrPermissionDenied)
@@ -131,7 +128,7 @@ func TestRoles(t *testing.T) {
 		require.NoError(t, err)
 		eventually(t, "the release is finished in the background", func() bool { return len(keys(t, root)) == 0 })
 		require.NoError(t, c.Close())
-		require.NoError(t, receive(t, watched))
+		require.NoError(t, receive(t, watched.result))
 	})
 }
 

@@ -18,8 +18,12 @@ import (
 const tokenLife = 2 * time.Second
 
 func TestTokensExpire(t *testing.T) {
-	t.Run("simple", func(t *testing.T) { testTokensExpire(t, "--auth-token-ttl=2") })
+	t.Run("simple", func(t *testing.T) {
+		t.Parallel()
+		testTokensExpire(t, "--auth-token-ttl=2")
+	})
 	t.Run("JWT", func(t *testing.T) {
+		t.Parallel()
 		key, err := rsa.GenerateKey(rand.Reader, 2048)
 		require.NoError(t, err)
 		dir := t.TempDir()
@@ -36,14 +40,13 @@ func testTokensExpire(t *testing.T, flag string) {
 	root := enableAuth(t, cluster, map[string]role{"user": prefix("team/")})
 	// One connection for both: the watches of both use one stream, opened with a token that will have expired.
 	cli := as(t, cluster, "user")
-	a, b := newLocker(t, cli, 30), newLocker(t, cli, 2)
+	a, b := newLocker(t, cli, 30), newLocker(t, cli, 5)
 	name, contended := newName("team/"), newName("team/")
 
-	values, quit, watched := make(chan string), make(chan bool), make(chan error, 1)
-	go func() { err := b.Watch(name, values, quit); t.Log("WATCH", err); watched <- err }()
-	require.Equal(t, "", receive(t, values))
+	watched := watch(b, name)
+	require.Equal(t, "", watched.next(t))
 	r := mustLock(t, a, name)
-	require.Equal(t, "value", receive(t, values))
+	require.Equal(t, "value", watched.next(t))
 	short := mustLock(t, b, contended)
 	waiter := make(chan locker.Report, 1)
 	go func() { waiter <- a.LockWait(t.Context(), contended, "value", nil) }()
@@ -56,9 +59,9 @@ func testTokensExpire(t *testing.T, flag string) {
 		require.True(t, short.Held())
 		require.Equal(t, locker.Fail, b.Inspect(name).Msg)
 		require.NoError(t, a.Unlock(name, nil))
-		require.Equal(t, "", receive(t, values))
+		require.Equal(t, "", watched.next(t))
 		r = mustLock(t, a, name)
-		require.Equal(t, "value", receive(t, values))
+		require.Equal(t, "value", watched.next(t))
 		// New watches on old streams.
 		useAll(t, a, b, newName("team/"))
 	}
@@ -67,9 +70,8 @@ func testTokensExpire(t *testing.T, flag string) {
 	require.Equal(t, locker.Success, receive(t, waiter).Msg)
 	require.NoError(t, a.Unlock(contended, nil))
 	require.NoError(t, a.Unlock(name, nil))
-	require.Equal(t, "", receive(t, values))
-	close(quit)
-	require.NoError(t, receive(t, watched))
+	require.Equal(t, "", watched.next(t))
+	watched.end(t)
 	require.Empty(t, keys(t, root))
 }
 

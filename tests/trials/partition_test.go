@@ -69,15 +69,16 @@ func TestPartitionOfTheHolder(t *testing.T) {
 
 // leads are the leads of all trials of a fault, in order: of locker and of concurrency.
 func leads(t *testing.T, ttl int, strike func(network, time.Duration)) (ours, theirs []time.Duration) {
-	etcd, session := newEtcd(t, machines), time.Duration(ttl)*time.Second
+	rival := newRival(t)
 	var running sync.WaitGroup
 	var mu sync.Mutex // guards ours, theirs
 	for i := range trials {
 		n := newNetwork(t)
-		a, b := holdLocker(t, n, etcd, ttl), holdConcurrency(t, n, etcd, ttl)
+		a, b := holdLocker(t, n, rival, ttl), holdConcurrency(t, n, rival, ttl)
 		t.Cleanup(func() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) }) // before the clients are closed
 		running.Go(func() {
 			// At moments all over three renewal intervals: what polls, etcd and its client, is met in any phase.
+			session := time.Duration(ttl) * time.Second
 			time.Sleep(session * time.Duration(i) / trials)
 			strike(n, session)
 		})
@@ -137,9 +138,29 @@ func (h *held) lead(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-func holdLocker(t *testing.T, n network, etcd *clientv3.Client, ttl int) *held {
+// rival is who takes what the holders lose; nothing is in its way.
+type rival struct {
+	etcd    *clientv3.Client
+	client  locker.Client
+	session *concurrency.Session
+}
+
+func newRival(t *testing.T) *rival {
 	t.Helper()
-	name, rival := newName(), newClient(t, machines, 5, 60)
+	etcd := newEtcd(t, machines)
+	session, err := concurrency.NewSession(etcd)
+	require.NoError(t, err)
+	return &rival{etcd, newClient(t, machines, 5, 60), session}
+}
+
+// deleted tells when etcd gives away a lock whose key was put at that revision.
+func (r *rival) deleted(t *testing.T, key string, put int64) clientv3.WatchChan {
+	return r.etcd.Watch(t.Context(), key, clientv3.WithRev(put+1), clientv3.WithFilterPut())
+}
+
+func holdLocker(t *testing.T, n network, rival *rival, ttl int) *held {
+	t.Helper()
+	name := newName()
 	r := newClient(t, n.endpoints(), 5, int64(ttl)).Lock(name, "holder", nil)
 	require.Equal(t, locker.Success, r.Msg, "%v", r.Err)
 	over := make(chan struct{})
@@ -150,9 +171,9 @@ func holdLocker(t *testing.T, n network, etcd *clientv3.Client, ttl int) *held {
 	}()
 	return &held{
 		over:    over,
-		deleted: etcd.Watch(t.Context(), name, clientv3.WithRev(r.Token+1), clientv3.WithFilterPut()),
+		deleted: rival.deleted(t, name, r.Token),
 		take: func(context.Context) error {
-			taken := rival.Lock(name, "rival", nil)
+			taken := rival.client.Lock(name, "rival", nil)
 			switch {
 			case taken.Msg != locker.Success:
 				return fmt.Errorf("the rival got no lock: %w", taken.Err)
@@ -166,18 +187,16 @@ func holdLocker(t *testing.T, n network, etcd *clientv3.Client, ttl int) *held {
 	}
 }
 
-func holdConcurrency(t *testing.T, n network, etcd *clientv3.Client, ttl int) *held {
+func holdConcurrency(t *testing.T, n network, rival *rival, ttl int) *held {
 	t.Helper()
 	session, err := concurrency.NewSession(newEtcd(t, n.endpoints()), concurrency.WithTTL(ttl))
 	require.NoError(t, err)
 	name := newName()
 	mutex := concurrency.NewMutex(session, name)
 	require.NoError(t, mutex.TryLock(t.Context()))
-	rival, err := concurrency.NewSession(etcd)
-	require.NoError(t, err)
 	return &held{
 		over:    session.Done(),
-		deleted: etcd.Watch(t.Context(), mutex.Key(), clientv3.WithRev(mutex.Header().Revision+1), clientv3.WithFilterPut()),
-		take:    func(ctx context.Context) error { return concurrency.NewMutex(rival, name).TryLock(ctx) },
+		deleted: rival.deleted(t, mutex.Key(), mutex.Header().Revision),
+		take:    func(ctx context.Context) error { return concurrency.NewMutex(rival.session, name).TryLock(ctx) },
 	}
 }
