@@ -14,7 +14,7 @@ import (
 func TestDo(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	c := newClient(t, 5, 60)
+	c := calm(newClient(t, 5, 60))
 	var inner context.Context
 	require.NoError(t, c.Do(ctx, name, "v", func(ctx context.Context, token int64) error {
 		inner = ctx
@@ -35,7 +35,7 @@ func TestDo(t *testing.T) {
 func TestDoWaitsItsTurn(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	a, b := newClient(t, 5, 60), newClient(t, 5, 60)
+	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	held := a.Lock(name, "a", nil)
 	require.Equal(t, Success, held.Msg)
 	entered := make(chan int64, 1)
@@ -56,7 +56,7 @@ func TestDoWaitsItsTurn(t *testing.T) {
 func TestDoWithoutTheLock(t *testing.T) {
 	t.Parallel()
 	name := newName()
-	a, b := newClient(t, 5, 60), newClient(t, 5, 60)
+	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	fn := func(context.Context, int64) error {
 		t.Error("fn runs without the lock")
@@ -132,7 +132,7 @@ func TestDoTellsTheLoss(t *testing.T) {
 func TestDoPassesTheCtxOn(t *testing.T) {
 	t.Parallel()
 	etcd, name := newEtcd(t, machines), newName()
-	c := newClient(t, 5, 60)
+	c := calm(newClient(t, 5, 60))
 	type key struct{}
 	ctx, cancel := context.WithCancelCause(context.WithValue(limited(t), key{}, "value"))
 	why := errors.New("enough")
@@ -155,7 +155,7 @@ func TestDoReturnsTheErrorOfFn(t *testing.T) {
 	t.Parallel()
 	etcd, name := newEtcd(t, machines), newName()
 	own := errors.New("fn's own")
-	c := newClient(t, 5, 60)
+	c := calm(newClient(t, 5, 60))
 	require.Equal(t, own, c.Do(limited(t), name, "v", func(context.Context, int64) error { return own }))
 	nothingLeft(t, etcd, name)
 }
@@ -184,7 +184,7 @@ func TestDoJoinsErrors(t *testing.T) {
 func TestDoReleasesWhenFnPanics(t *testing.T) {
 	t.Parallel()
 	etcd, name := newEtcd(t, machines), newName()
-	c := newClient(t, 5, 60)
+	c := calm(newClient(t, 5, 60))
 	require.PanicsWithValue(t, "fn's own", func() {
 		c.Do(limited(t), name, "v", func(context.Context, int64) error { panic("fn's own") })
 	})
@@ -208,7 +208,7 @@ func TestDoReleasesWhenFnPanics(t *testing.T) {
 func TestUnlockWithinDo(t *testing.T) {
 	t.Parallel()
 	etcd, name := newEtcd(t, machines), newName()
-	c := newClient(t, 5, 60)
+	c := calm(newClient(t, 5, 60))
 	err := c.Do(limited(t), name, "v", func(ctx context.Context, _ int64) error {
 		require.NoError(t, c.Unlock(name, nil))
 		<-ctx.Done()

@@ -23,7 +23,7 @@ import (
 func TestHandOverIsOneCommit(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	a, b := newClient(t, 5, 30), newClient(t, 5, 30)
+	a, b := calm(newClient(t, 5, 30)), calm(newClient(t, 5, 30))
 	first := a.Lock(name, "a", nil)
 	require.Equal(t, Success, first.Msg)
 	turn := wait(ctx, b, name, "b")
@@ -54,7 +54,7 @@ func TestHandOverIsOneCommit(t *testing.T) {
 func TestLockCannotBargeIn(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	thief := newClient(t, 5, 30)
+	thief := calm(newClient(t, 5, 30))
 	var tries atomic.Int64
 	steal := func() {
 		tries.Add(1)
@@ -129,7 +129,7 @@ func TestHandOverToOneWhoHasLeft(t *testing.T) {
 		}
 		return send(ctx, reply)
 	}, nil)
-	b, c := newClient(t, 5, 60), newClient(t, 5, 60)
+	b, c := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	leaving, leave := context.WithCancel(ctx)
 	gone := wait(leaving, b, name, "b")
@@ -158,7 +158,7 @@ func TestHandedLockIsPassedOn(t *testing.T) {
 			t.Parallel()
 			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 			event := newGate()
-			a, c := newClient(t, 5, 60), newClient(t, 5, 60)
+			a, c := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 			b := tapped(t, machines, 60, nil, func(key string, resp *clientv3.WatchResponse) {
 				if len(resp.Events) > 0 && strings.HasPrefix(key, name+waiting) {
 					event.pass(ctx, nil)
@@ -217,7 +217,7 @@ func TestInheritedLockIsPassedOn(t *testing.T) {
 	sent.awaitArrival(t)
 	leave()
 	require.ErrorIs(t, outcomeOf(t, gone).Err, context.Canceled)
-	other := newClient(t, 5, 60)
+	other := calm(newClient(t, 5, 60))
 	turn := wait(ctx, other, name, "other")
 	awaitPlaces(t, etcd, name, 1)
 	sent.open()
@@ -241,7 +241,7 @@ func TestLateReleaseLeavesTheNextHolderAlone(t *testing.T) {
 				}
 				return send(ctx, reply)
 			}, nil)
-			b, c := newClient(t, 5, 60), newClient(t, 5, 60)
+			b, c := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 			if line == "a goroutine waits" {
 				leaving, leave := context.WithCancel(ctx)
@@ -299,6 +299,7 @@ func TestLateEntryIsRemoved(t *testing.T) {
 		}
 		return send(ctx, reply)
 	}, nil)
+	b.usual.Store(0) // it is to try again soon
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	turn := wait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
@@ -399,7 +400,7 @@ func TestPlainDeleteWakesTheLine(t *testing.T) {
 	require.True(t, old.lock(t, "old"))
 	var turns []<-chan Report
 	for i := range 3 {
-		turns = append(turns, wait(ctx, newClient(t, 5, 60), name, fmt.Sprint(i)))
+		turns = append(turns, wait(ctx, calm(newClient(t, 5, 60)), name, fmt.Sprint(i)))
 		awaitPlaces(t, etcd, name, i+1)
 	}
 	start := old.unlock(t)
@@ -455,7 +456,7 @@ func TestNewcomerGoesBehindTheLine(t *testing.T) {
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 	old := &fork{etcd, name}
 	slow := newGate()
-	a, b := newClient(t, 5, 60), tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+	a, b := calm(newClient(t, 5, 60)), tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
 		if len(resp.Events) > 0 {
 			slow.pass(ctx, nil)
 		}
@@ -521,7 +522,7 @@ func TestForkAndOursExcludeEachOther(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 	old := &fork{etcd, name}
-	a, b := newClient(t, 5, 60), newClient(t, 5, 60)
+	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 
 	require.True(t, old.lock(t, "old"))
 	require.Equal(t, Report{Msg: Fail, Done: over}, a.Lock(name, "a", nil))
@@ -612,7 +613,7 @@ func TestLostEventStrandsNobody(t *testing.T) {
 func TestBrokenWatchStrandsNobody(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	a := newClient(t, 5, 60)
+	a := calm(newClient(t, 5, 60))
 	b := tapped(t, machines, 60, nil, nil)
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	turn := wait(ctx, b, name, "b")
@@ -648,13 +649,6 @@ func (r *requests) take() []any {
 	return sent
 }
 
-// calm lets clients wait long for their next answers, so that what they send can be counted on a busy machine.
-func calm(clients ...Client) {
-	for _, c := range clients {
-		c.usual.Store(int64(10 * time.Second))
-	}
-}
-
 func TestUncontendedLockWaitIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	ctx, name := limited(t), newName()
@@ -680,7 +674,6 @@ func TestCostOfAHandOver(t *testing.T) {
 	for i := range sent {
 		clients = append(clients, tapped(t, machines, 60, sent[i].tap, nil))
 	}
-	calm(clients...)
 	require.Equal(t, Success, clients[0].Lock(name, "v", nil).Msg)
 	turns := make([]<-chan Report, len(sent))
 	for i := 1; i < len(sent); i++ {
@@ -688,8 +681,8 @@ func TestCostOfAHandOver(t *testing.T) {
 		awaitPlaces(t, etcd, name, i)
 	}
 	for i := range len(sent) - 1 {
-		calm(clients...)
 		for j := range sent {
+			calm(clients[j])
 			sent[j].take()
 		}
 		require.NoError(t, clients[i].Unlock(name, nil))
@@ -712,7 +705,6 @@ func TestCostOfAHandOverWithinAProcess(t *testing.T) {
 	ctx, name := limited(t), newName()
 	var sent requests
 	c := tapped(t, machines, 60, sent.tap, nil)
-	calm(c)
 	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
 	var turns []<-chan Report
 	for i := range 5 {
@@ -734,7 +726,7 @@ func TestHandOverWakesOneWaiter(t *testing.T) {
 	const waiters = 20
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 	var events, watches atomic.Int64
-	holder := newClient(t, 5, 60)
+	holder := calm(newClient(t, 5, 60))
 	require.Equal(t, Success, holder.Lock(name, "v", nil).Msg)
 	var clients []Client
 	var turns []<-chan Report
@@ -775,7 +767,6 @@ func TestProposals(t *testing.T) {
 		for range n {
 			clients = append(clients, tapped(t, cluster.Endpoints(), 60, nil, nil))
 		}
-		calm(clients...)
 		turns := make([]<-chan Report, n)
 		for i := range n {
 			turns[i] = wait(ctx, clients[i], name, "v")
@@ -786,7 +777,7 @@ func TestProposals(t *testing.T) {
 			if i == n {
 				before = committed(t, cluster.Endpoints()[0])
 			}
-			calm(clients...)
+			calm(clients[i%n])
 			gotLock(t, turns[i%n])
 			require.NoError(t, clients[i%n].Unlock(name, nil))
 			turns[i%n] = wait(ctx, clients[i%n], name, "v")
@@ -804,7 +795,6 @@ func TestProposals(t *testing.T) {
 	}
 
 	name, c := newName(), tapped(t, cluster.Endpoints(), 60, nil, nil)
-	calm(c)
 	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
 	turn := wait(ctx, c, name, "v")
 	awaitLine(t, c, name, 1)

@@ -129,7 +129,7 @@ func goroutines(packages ...string) (n int) {
 
 // children are what this binary does, in place of the tests, when a test starts it as another process. They get the
 // name of a lock, and the cluster in LOCKER_ENDPOINTS.
-var children = map[string]func(name string){"hold": holdForParent, "debug": useAllOfIt}
+var children = map[string]func(name string){"hold": holdForParent, "debug": useAllOfIt, "memory": printMemory}
 
 func init() {
 	if f := children[os.Getenv("LOCKER_TEST_CHILD")]; f != nil {

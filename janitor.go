@@ -21,38 +21,38 @@ func (c *core) loose(s *session) {
 	}
 }
 
-// janitor looks after what a session holds, until it is lost: once per renewal interval it sees that nobody has taken
-// away what is held, and, once requests have been left without an answer, at once and then once per TTL, that they
-// left nothing behind.
+// janitor looks after what a session holds, until it is lost. Once per renewal interval it sees that nobody has taken
+// away what is held. Once a request has been left without an answer, it sees that this leaves nothing behind: at once,
+// soon again, and in the end once per TTL for the rest of the session, for a request may lie in a frozen member.
 func (c *core) janitor(s *session) {
 	tick := time.NewTicker(s.interval())
 	defer tick.Stop()
-	var tidied time.Time
-	untidy := false // since the first such request, for the rest of the session: one may lie in a frozen member
+	again := time.NewTimer(0)
+	defer again.Stop()
+	pause := time.Duration(0) // until the next look for what was left behind; 0: there is no such request
 	for {
-		due := false
+		due := true
 		select {
 		case <-s.untidy:
-			untidy, due = true, true
+			pause = firstPause
+		case <-again.C:
+			due = pause > 0
 		case <-tick.C:
 			c.closeQueues()
-			due = c.watchHeld(s) > 0 || untidy && time.Since(tidied) >= s.granted()-s.interval()/2
+			due = c.watchHeld(s) > 0
 		case <-s.lost:
 			return
 		}
-		ran := due
-		for pause := firstPause; due; pause = min(2*pause, maxPause) {
-			err := c.tidy(s)
-			due = err != nil && classify(err).passing && s.alive()
-			if due {
-				select {
-				case <-time.After(pause):
-				case <-s.lost:
-				}
-			}
+		if !due {
+			continue
 		}
-		if ran {
-			tidied = time.Now()
+		if err := c.tidy(s); err != nil && classify(err).passing {
+			pause = min(max(2*pause, firstPause), maxPause)
+		} else {
+			pause = min(4*pause, s.granted())
+		}
+		if pause > 0 {
+			again.Reset(pause)
 		}
 	}
 }

@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -61,5 +60,5 @@ func run(subject string, seed uint64, length time.Duration, visual string) (foun
 	}
 	v := judge(c)
 	c.summarize(os.Stdout, v)
-	return len(v.violations), errors.Join(v.draw(visual)...)
+	return len(v.violations), v.draw(visual)
 }

@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -39,8 +37,8 @@ const (
 	placeOverwritten = "place overwritten"
 )
 
-// outsideTimeout bounds a request of an outsider. One that had no answer by then may still have an effect: such a fault
-// is open.
+// outsideTimeout bounds a request of an outsider. One that had no answer by then may still have an effect: the rules ask
+// what may have been struck, and not until when.
 const outsideTimeout = 5 * time.Second
 
 func (c *campaign) compact(ctx context.Context, f *fault) error {
@@ -124,10 +122,7 @@ func (c *campaign) interfere(ctx context.Context, f *fault, suffix string, apply
 	resp, err := c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision)).
 		Then(apply(kv)...).Commit()
 	c.faults.strike(func() {
-		f.open, f.missed = err != nil, err == nil && !resp.Succeeded
-		if err == nil {
-			f.to = now()
-		}
+		f.missed = err == nil && !resp.Succeeded
 	})
 }
 
@@ -199,8 +194,7 @@ func (c *campaign) revoke(ctx context.Context, f *fault) error {
 		found, err := c.etcd.Get(ctx, name)
 		if err == nil && len(found.Kvs) > 0 && found.Kvs[0].Lease != 0 {
 			c.faults.strike(func() { f.from, f.lease, f.missed = now(), found.Kvs[0].Lease, false })
-			_, err = c.etcd.Revoke(ctx, clientv3.LeaseID(found.Kvs[0].Lease))
-			c.faults.strike(func() { f.open = err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) })
+			c.etcd.Revoke(ctx, clientv3.LeaseID(found.Kvs[0].Lease))
 			return nil
 		}
 		sleep(ctx, 20*time.Millisecond)

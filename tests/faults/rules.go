@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -353,11 +354,14 @@ func (j *judgement) nothingLeft() {
 }
 
 // draw leaves a picture of every name about which a rule was broken.
-func (j *judgement) draw(dir string) []error {
+func (j *judgement) draw(dir string) error {
 	if len(j.violations) == 0 {
 		return nil
 	}
-	errs := []error{os.MkdirAll(dir, 0o755)}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var errs []error
 	drawn := map[string]bool{"": true}
 	for _, v := range j.violations {
 		if drawn[v.name] {
@@ -371,5 +375,5 @@ func (j *judgement) draw(dir string) []error {
 		}
 		fmt.Println("picture:", path)
 	}
-	return errs
+	return errors.Join(errs...)
 }

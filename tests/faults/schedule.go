@@ -35,7 +35,6 @@ type fault struct {
 	lease   int64
 	resumed instant // after it had been frozen
 	missed  bool    // there was nothing to strike
-	open    bool    // it got no answer: it may have an effect at any later time
 }
 
 const endless = instant(1<<63 - 1)
@@ -97,9 +96,7 @@ func (c *campaign) run(ctx context.Context, l lane) error {
 			return fmt.Errorf("%s %s: %w", k.name, f.target, err)
 		}
 		c.faults.strike(func() {
-			if f.to == endless && !f.open {
-				f.to = now()
-			}
+			f.to = now()
 		})
 	}
 }

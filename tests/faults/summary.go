@@ -30,9 +30,7 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 	for _, f := range c.faults.all {
 		if s := struck[f.kind]; !f.missed {
 			s.n++
-			if f.to != endless {
-				s.time += f.to.sub(f.from)
-			}
+			s.time += f.to.sub(f.from)
 			struck[f.kind] = s
 		}
 	}
@@ -105,7 +103,7 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 
 // clock is a moment as seconds from the beginning.
 func (c *campaign) clock(at instant) string {
-	if at == 0 || at == endless {
+	if at == 0 {
 		return "-"
 	}
 	return fmt.Sprintf("%.3f", at.sub(c.began).Seconds())

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// scene is a made-up campaign, with times in milliseconds.
+type scene struct {
+	*campaign
+	ops int
+}
+
+func newScene() *scene {
+	c := newCampaign(ours, 1, time.Minute)
+	c.observer = &observer{events: map[string]map[int64]event{}}
+	for ms := 0; ms < 60_000; ms += 100 {
+		c.observer.up = append(c.observer.up, at(ms))
+	}
+	return &scene{campaign: c}
+}
+
+func at(ms int) instant { return instant(ms) * instant(time.Millisecond) }
+
+func (s *scene) client() *incarnation {
+	by := &incarnation{slot: len(s.incarnations), number: len(s.incarnations), ops: map[int]*operation{}}
+	s.incarnations = append(s.incarnations, by)
+	return by
+}
+
+// did is an operation from its call to its return; 0 for the latter: none.
+func (s *scene) did(by *incarnation, what string, from, to int, r record) int {
+	s.ops++
+	call, ret := r, r
+	call.Kind, call.At, call.Op, call.What, call.Name = called, at(from), s.ops, what, "n"
+	s.history.add(by, call)
+	if to > 0 {
+		ret.Kind, ret.At, ret.Op, ret.Name = returned, at(to), s.ops, "n"
+		s.history.add(by, ret)
+	}
+	return s.ops
+}
+
+// etcd has a put of the key, or its deletion, with the value "".
+func (s *scene) etcd(ms int, rev int64, value string) {
+	if s.observer.events["n"] == nil {
+		s.observer.events["n"] = map[int64]event{}
+	}
+	s.observer.events["n"][rev] = event{rev, value, 7, at(ms)}
+}
+
+// took is a lock that was taken, in the middle of its operation.
+func (s *scene) took(by *incarnation, from, to int, token int64) int {
+	value := fmt.Sprint("v", token)
+	s.etcd((from+to)/2, token, value)
+	return s.did(by, "lock", from, to, record{Value: value, Outcome: ok, Token: token})
+}
+
+// over is the end of a hold: its holder last believed in it at that time.
+func (s *scene) over(by *incarnation, op, last int, lost bool) {
+	s.history.add(by, record{Kind: ended, Op: op, From: at(last), At: at(last + 5), Done: at(last + 3), Lost: lost})
+}
+
+// gave is a lock that was taken, and given back.
+func (s *scene) gave(by *incarnation, from, to int, token int64) {
+	op := s.took(by, from, from+10, token)
+	s.etcd(to-5, token+1, "")
+	s.did(by, "unlock", to-10, to, record{Of: op, Outcome: ok})
+	s.over(by, op, to-10, false)
+}
+
+func (s *scene) fault(kind string, from, to int) *fault {
+	f := &fault{lane: "test", kind: kind, span: span{at(from), at(to)}, slot: -1, name: "n"}
+	s.faults.all = append(s.faults.all, f)
+	return f
+}
+
+// Every rule is broken by some history, and by no other than is named: what the campaign reports, it has found.
+func TestRules(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		act   func(s *scene)
+		rules []string
+	}{
+		{"all is well", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(b, "lock", 120, 130, record{Value: "w", Outcome: denied})
+			s.did(b, "get", 125, 135, record{Value: "v10", Outcome: ok})
+			s.did(b, "get", 210, 220, record{Outcome: ok})
+			s.gave(b, 230, 300, 20)
+		}, nil},
+		{"lost in time", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3000, true)
+			s.fault(quorumLost, 1000, 3000)
+			s.etcd(3300, 11, "")
+			s.gave(b, 3290, 3400, 12)
+		}, nil},
+		{"two owners", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3500, true)
+			s.fault(quorumLost, 1000, 3000)
+			s.etcd(3300, 11, "")
+			s.gave(b, 3290, 3400, 12)
+		}, []string{"key gone without a cause", "not linearizable", "two owners"}},
+		{"two owners after an outsider's deletion", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3500, true)
+			s.fault(keyDeleted, 3290, 3310).token = 10
+			s.etcd(3300, 11, "")
+			s.gave(b, 3290, 3400, 12)
+		}, nil},
+		{"another key was deleted", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3500, true)
+			s.fault(keyDeleted, 3290, 3310).token = 9
+			s.etcd(3300, 11, "")
+			s.gave(b, 3290, 3400, 12)
+		}, []string{"key gone without a cause", "lost without a reason", "not linearizable", "two owners"}},
+		{"two owners after a paused leader", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3500, true)
+			s.fault(pausedLeader, 300, 3310).resumed = at(3250)
+			s.etcd(3300, 11, "")
+			s.gave(b, 3290, 3400, 12)
+		}, nil},
+		{"told too late", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3110, true)
+			s.fault(quorumLost, 1000, 3000)
+			s.etcd(3292, 11, "")
+			s.gave(b, 3290, 3400, 12)
+		}, []string{"told too late"}},
+		{"lost without a reason", func(s *scene) {
+			a := s.client()
+			s.over(a, s.took(a, 100, 110, 10), 3000, true)
+			s.etcd(3300, 11, "")
+		}, []string{"lost without a reason"}},
+		{"a lower token later", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 20)
+			s.gave(a, 300, 400, 10)
+		}, []string{"not linearizable", "tokens grow", "two owners"}},
+		{"success out of nothing", func(s *scene) {
+			a := s.client()
+			op := s.did(a, "lock", 100, 110, record{Value: "v", Outcome: ok, Token: 10})
+			s.did(a, "unlock", 120, 130, record{Of: op, Outcome: ok})
+			s.over(a, op, 120, false)
+		}, []string{"success without a key"}},
+		{"somebody else's key", func(s *scene) {
+			s.gave(s.client(), 100, 200, 10)
+			s.etcd(300, 20, "x")
+			s.etcd(301, 21, "")
+		}, []string{"a value that nobody put"}},
+		{"deleted while held", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(200, 11, "")
+			s.did(a, "unlock", 300, 310, record{Of: op, Outcome: ok})
+			s.over(a, op, 300, false)
+		}, []string{"key gone without a cause"}},
+		{"refused, though free", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(b, "lock", 210, 220, record{Value: "w", Outcome: denied})
+		}, []string{"not linearizable"}},
+		{"refused by a request that was given up", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.fault(quorumLost, 0, 100)
+			s.did(a, "lock", 100, 200, record{Value: "v", Outcome: failed})
+			s.etcd(250, 10, "v")
+			s.did(b, "lock", 260, 270, record{Value: "w", Outcome: denied})
+			s.etcd(300, 11, "")
+		}, nil},
+		{"read what was not", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(a, "get", 210, 220, record{Value: "v10", Outcome: ok})
+		}, []string{"not linearizable"}},
+		{"a call that takes too long", func(s *scene) {
+			s.did(s.client(), "lock", 100, 5000, record{Value: "v", Outcome: denied})
+			s.gave(s.client(), 100, 5000, 10)
+		}, []string{"call ended late"}},
+		{"its process was stopped", func(s *scene) {
+			a := s.client()
+			s.did(a, "lock", 100, 5000, record{Value: "v", Outcome: denied})
+			s.history.add(a, record{Kind: stalled, From: at(3000), At: at(5000)})
+			s.gave(s.client(), 100, 5000, 10)
+		}, nil},
+		{"a wait that does not end with its ctx", func(s *scene) {
+			s.did(s.client(), "wait", 100, 1150, record{Value: "v", Outcome: expired, Until: at(1000)})
+		}, []string{"call ended late"}},
+		{"a wait for what is free", func(s *scene) {
+			s.did(s.client(), "wait", 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
+		}, []string{"stranded waiter"}},
+		{"an error for no reason", func(s *scene) {
+			s.did(s.client(), "wait", 100, 150, record{Value: "v", Outcome: failed, Error: "no", Until: at(1000)})
+		}, []string{"error without a reason"}},
+		{"an error because of a compaction", func(s *scene) {
+			s.fault(quorumLost, 0, 100)
+			s.did(s.client(), "wait", 100, 150, record{Value: "v", Outcome: failed, Error: "compacted", Until: at(1000)})
+		}, []string{"error without a reason"}},
+		{"Done that does not close", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195)})
+		}, []string{"Done did not close"}},
+		{"Done too early", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(180)})
+		}, []string{"held after Done"}},
+		{"held after Unlock", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
+			s.over(a, op, 210, false)
+		}, []string{"held after its release"}},
+		{"a watch that goes back", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(a, 300, 400, 20)
+			op := s.did(a, "watch", 50, 500, record{From: at(500), Outcome: ok})
+			for _, v := range []string{"", "v20", "", "v10"} {
+				s.history.add(a, record{Kind: told, Op: op, Value: v})
+			}
+		}, []string{"watch out of order"}},
+		{"a watch that misses the end", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			op := s.did(a, "watch to the end", 50, 500, record{From: at(500), Outcome: ok})
+			s.history.add(a, record{Kind: told, Op: op, Value: "v10"})
+		}, []string{"watch left behind"}},
+		{"a write that overtakes", func(s *scene) {
+			a, b := s.client(), s.client()
+			first := s.took(a, 100, 110, 10)
+			second := s.took(b, 300, 310, 20)
+			s.etcd(200, 11, "")
+			s.etcd(395, 21, "")
+			for _, w := range []struct {
+				by    *incarnation
+				op    int
+				token int64
+			}{{b, second, 20}, {a, first, 10}} {
+				s.history.add(w.by, record{Kind: wrote, Op: w.op, Name: "n", Token: w.token, At: now()})
+			}
+			s.did(a, "unlock", 190, 210, record{Of: first, Outcome: ok})
+			s.did(b, "unlock", 390, 400, record{Of: second, Outcome: ok})
+			s.over(a, first, 190, false)
+			s.over(b, second, 390, false)
+		}, []string{"write of an owner refused"}},
+		{"things left behind", func(s *scene) {
+			a := s.client()
+			a.vitals = []vitals{{Leaked: 1, LeakedFiles: 2}}
+			s.did(a, "lock", 100, 0, record{Value: "v"})
+			s.leftover = []string{"at the end: lease 7"}
+			s.hung = []*process{{incarnation: a}}
+		}, []string{"call never returned", "files left open", "goroutines left", "left behind"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newScene()
+			test.act(s)
+			j := judge(s.campaign)
+			var rules []string
+			for _, v := range j.violations {
+				t.Log(v.rule, v.what)
+				rules = append(rules, v.rule)
+			}
+			slices.Sort(rules)
+			require.Equal(t, test.rules, slices.Compact(rules))
+
+			dir := t.TempDir()
+			require.NoError(t, j.draw(dir))
+			pictures, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Equal(t, slices.ContainsFunc(j.violations, func(v violation) bool { return v.name != "" }), len(pictures) == 1)
+		})
+	}
+}
+
+// The schedule is the seed's, and has everything in it.
+func TestSchedule(t *testing.T) {
+	for _, l := range []lane{members, clients, outsiders} {
+		one, same, other := l.draw(1), l.draw(1), l.draw(2)
+		kinds := map[string]bool{}
+		differ := false
+		for range l.kinds {
+			p, k, f := one()
+			p2, _, f2 := same()
+			_, _, f3 := other()
+			require.Equal(t, p, p2)
+			require.Equal(t, f, f2)
+			differ = differ || f.pick != f3.pick
+			kinds[k.name] = true
+			require.Less(t, f.length, 2*ttl)
+		}
+		require.Len(t, kinds, len(l.kinds))
+		require.True(t, differ)
+	}
+}
