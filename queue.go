@@ -227,17 +227,25 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 		if err != nil || h.token > 0 {
 			return err
 		}
+		inner, cancel := context.WithCancel(ctx)
+		stop := context.AfterFunc(h.s.ctx, cancel) // the place goes with the session
 		var v view
-		h.token, v, err = c.enter(ctx, h.s, q, value)
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			h.s.lose(err)
-			continue
-		}
+		h.token, v, err = c.enter(inner, h.s, q, value)
+		entered := !errors.Is(err, rpctypes.ErrLeaseNotFound)
 		if err == nil && h.token == 0 {
-			h.token, h.next, err = c.wait(ctx, h.s, q, value, v)
+			h.token, h.next, err = c.wait(inner, h.s, q, value, v)
 		}
+		stop()
+		cancel()
 		c.rest(h.name)
-		return err
+		switch {
+		case !entered:
+			h.s.lose(err) // and another try, with a new one
+		case err != nil && ctx.Err() == nil && !h.s.alive():
+			return fmt.Errorf("%w: %w", ErrLost, h.s.why())
+		default:
+			return err
+		}
 	}
 }
 
@@ -287,11 +295,6 @@ var errPlaceGone = fmt.Errorf("the place in the line was deleted: %w", ErrLost)
 // wait waits for the turn of a place in the line. It returns the token, and who is next. A fault that passes does not
 // end it: the session does, if it does not pass in time.
 func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v view) (int64, *place, error) {
-	outer := ctx
-	ctx, cancel := context.WithCancel(outer)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)() // the place goes with the session
-
 	created := v.own.CreateRevision
 	entered := v.own.ModRevision // what was deleted before is not about this place
 	claimed := entered
@@ -320,7 +323,8 @@ func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v v
 			case err == nil:
 				v = seen
 			case errors.Is(err, rpctypes.ErrLeaseNotFound):
-				return 0, nil, fmt.Errorf("%w: %w", ErrLost, err)
+				s.lose(err)
+				return 0, nil, err
 			case !classify(err).passing:
 				return 0, nil, err
 			}
@@ -350,10 +354,7 @@ func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v v
 			}
 			q = c.queueOf(s, q.name, true)
 		case <-ctx.Done():
-			if outer.Err() == nil {
-				return 0, nil, fmt.Errorf("%w: %w", ErrLost, s.why())
-			}
-			return 0, nil, ended(outer, nil)
+			return 0, nil, ended(ctx, nil)
 		}
 		seen, err := c.look(ctx, q, since)
 		if err == nil {

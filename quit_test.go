@@ -104,12 +104,11 @@ func TestQuitOfConsecutiveLocks(t *testing.T) {
 	name := newName()
 	for range 500 {
 		quit := make(chan bool, 1)
+		first := &hold{name: name, s: c.current}
+		next := &hold{name: name, s: c.current, lost: true}
 		c.mu.Lock()
-		c.listen(quit, &hold{name: name, s: c.current}) // as if Lock and Unlock had taken no time
-		for h := range c.listeners[quit].holds {
-			c.unlisten(h)
-		}
-		next := &hold{name: name, s: c.current, done: make(chan struct{}), lost: true}
+		c.listen(quit, first)
+		c.unlisten(first) // as if Lock and Unlock had taken no time
 		c.listen(quit, next)
 		c.mu.Unlock()
 		send(t, quit, true)
