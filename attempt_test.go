@@ -201,14 +201,14 @@ func TestClassify(t *testing.T) {
 			rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, status.Error(codes.Unknown, "etcdserver: too many requests"),
 			errors.New("etcdserver: no leader"),
 		},
-		{unknown, false}: {rpctypes.ErrNoSpace},
+		{unknown, false}: {rpctypes.ErrNoSpace, errLate},
 		{unknown, true}: {
 			rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost,
 			rpctypes.ErrTimeoutWaitAppliedIndex, rpctypes.ErrLeaderChanged, rpctypes.ErrStopped, rpctypes.ErrUnhealthy,
 			status.Error(codes.Unavailable, "error reading from server: EOF"), status.Error(codes.Internal, "stream terminated"),
 			status.Error(codes.Canceled, "grpc: the client connection is closing"), status.Error(codes.DeadlineExceeded, "by the server"),
 			rpctypes.ErrGRPCCorrupt, context.DeadlineExceeded, context.Canceled, errors.New("etcdserver: raft proposal dropped"),
-			errLate, errFormer,
+			errFormer,
 		},
 	} {
 		for _, err := range errs {

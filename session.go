@@ -223,41 +223,52 @@ func (s *session) revoke(by bound) error {
 
 // beat is the answer to one renewal.
 type beat struct {
+	from *pulse
 	sent moment
 	ttl  time.Duration
-	term *pb.ResponseHeader
+	head *pb.ResponseHeader
 	err  error
 }
 
 // pulse is a stream of renewals to one member.
 type pulse struct {
-	ask    chan struct{}
-	beats  chan beat
+	ask    chan struct{} // of capacity 1
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// open starts a stream. Its goroutine ends with close, which waits for it.
-func (s *session) open() *pulse {
+// open starts a stream and asks for a first renewal. Its goroutine ends with close, which waits for it.
+func (s *session) open(beats chan<- beat) *pulse {
 	ctx, cancel := context.WithCancel(s.ctx)
-	p := &pulse{ask: make(chan struct{}, 1), beats: make(chan beat, 1), cancel: cancel, done: make(chan struct{})}
+	p := &pulse{ask: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	p.ask <- struct{}{}
 	go func() {
 		defer close(p.done)
 		stream, err := s.leases.LeaseKeepAlive(clientv3.WithRequireLeader(ctx))
-		for err == nil {
+		for ctx.Err() == nil {
+			b := beat{from: p}
+			if err == nil {
+				select {
+				case <-p.ask:
+				case <-ctx.Done():
+					return
+				}
+				b.sent = now()
+				stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.id)}) // its error is also Recv's
+				var resp *pb.LeaseKeepAliveResponse
+				if resp, err = stream.Recv(); err == nil {
+					b.ttl, b.head = time.Duration(resp.TTL)*time.Second, resp.Header
+				}
+			}
+			b.err = rpctypes.Error(err)
 			select {
-			case <-p.ask:
+			case beats <- b:
 			case <-ctx.Done():
+			}
+			if err != nil {
 				return
 			}
-			sent := now()
-			stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.id)}) // its error is also Recv's
-			var resp *pb.LeaseKeepAliveResponse
-			if resp, err = stream.Recv(); err == nil {
-				p.beats <- beat{sent: sent, ttl: time.Duration(resp.TTL) * time.Second, term: resp.Header}
-			}
 		}
-		p.beats <- beat{err: rpctypes.Error(err)}
 	}()
 	return p
 }
@@ -267,71 +278,83 @@ func (p *pulse) close() {
 	<-p.done
 }
 
-// renew renews the lease three times in a TTL. A stream whose answer is late is left for another one, which gRPC's
-// round robin opens to another member: a silent member must not cost the lease.
+// renew renews the lease three times in a TTL. Beside a stream whose answer is late another one is opened, which
+// gRPC's round robin sends to another member, and the first answer counts: neither a member that is silent nor one that
+// takes its time over a password must cost the lease.
 func (s *session) renew() {
-	p := s.open()
-	defer func() { p.close() }()
+	beats := make(chan beat)
+	streams := map[*pulse]struct{}{}
+	var idle *pulse // the one that has answered
+	drop := func(p *pulse) {
+		p.close()
+		delete(streams, p)
+	}
+	defer func() {
+		for p := range streams {
+			drop(p)
+		}
+	}()
+	pause := firstPause
 	timer := time.NewTimer(s.interval())
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
 		case <-s.kick:
+			if idle == nil && len(streams) > 0 {
+				continue // a renewal is under way
+			}
+		case b := <-beats:
+			if !s.renewed(b) {
+				drop(b.from)
+				timer.Reset(pause)
+				pause = min(2*pause, s.granted()/20)
+				continue
+			}
+			for p := range streams {
+				if p != b.from {
+					drop(p)
+				}
+			}
+			idle, pause = b.from, firstPause
+			timer.Reset(s.interval())
+			continue
 		case <-s.ctx.Done():
 			return
 		}
-		pause := firstPause
-		for !s.beatOnce(p, timer) {
-			p.close()
-			if s.ctx.Err() != nil {
-				return
+		if idle != nil {
+			idle.ask <- struct{}{}
+			idle = nil
+		} else {
+			if len(streams) > 0 {
+				s.note(errors.New("no answer to a renewal"))
 			}
-			timer.Reset(pause)
-			select {
-			case <-timer.C:
-			case <-s.ctx.Done():
-				return
-			}
-			pause = min(2*pause, s.granted()/20)
-			p = s.open()
+			streams[s.open(beats)] = struct{}{}
 		}
-		timer.Reset(s.interval())
+		timer.Reset(max(s.granted()/8, s.w.patience()))
 	}
 }
 
-// beatOnce asks for one renewal over p and reports whether p is still of use.
-func (s *session) beatOnce(p *pulse, timer *time.Timer) bool {
-	p.ask <- struct{}{}
-	timer.Reset(max(s.granted()/8, s.w.patience()))
-	select {
-	case b := <-p.beats:
-		switch {
-		case b.err != nil:
-			s.note(b.err)
-			s.w.redial()
-			return false
-		case !s.w.seen(b.term):
-			s.note(errFormer)
-			return false
-		case b.ttl <= 0:
-			s.lose(rpctypes.ErrLeaseNotFound)
-			return false
-		}
+// renewed takes the answer to a renewal, and reports whether its stream is still of use.
+func (s *session) renewed(b beat) bool {
+	switch {
+	case b.err != nil:
+		s.note(b.err)
+	case !s.w.seen(b.head):
+		s.note(errFormer)
+	case b.ttl <= 0:
+		s.lose(rpctypes.ErrLeaseNotFound)
+	default:
 		return s.extend(b.sent, b.ttl)
-	case <-timer.C:
-		s.note(errors.New("no answer to a renewal"))
-		s.w.redial()
-		return false
-	case <-s.ctx.Done():
-		return false
 	}
+	return false
 }
 
 func (s *session) note(err error) {
 	s.mu.Lock()
 	s.trouble = err
 	s.mu.Unlock()
+	s.w.redial()
 	l("renewal failed", "lease", int64(s.id), "cause", err)
 }
 

@@ -52,7 +52,7 @@ type campaign struct {
 
 func newCampaign(subject string, seed uint64, length time.Duration) *campaign {
 	c := &campaign{subject: subject, seed: seed, length: length, history: newHistory()}
-	for i := range 4 {
+	for i := range 6 {
 		c.hot = append(c.hot, fmt.Sprintf("%shot%d", prefix, i))
 	}
 	for i := range 200 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,9 +57,16 @@ func (w *worker) name() string {
 	return w.cfg.Cold[w.rng.IntN(len(w.cfg.Cold))]
 }
 
+// kept are how many of the names that all want are mostly kept for long: the holder of one will meet the fault.
+const kept = 2
+
 // term is how long a lock is kept: mostly not long, now and then longer than its TTL.
-func (w *worker) term() time.Duration {
-	switch dice := w.rng.IntN(100); {
+func (w *worker) term(name string) time.Duration {
+	dice := w.rng.IntN(100)
+	if slices.Contains(w.cfg.Hot[:kept], name) {
+		dice += 50
+	}
+	switch {
 	case dice < 80:
 		return w.upTo(30 * time.Millisecond)
 	case dice < 95:
@@ -105,7 +113,7 @@ func (w *worker) wait() {
 
 // use keeps a lock for a while and gives it back, in one of the ways that there are.
 func (w *worker) use(h *holding, name string, quit chan bool) {
-	term, way := w.term(), w.rng.IntN(4)
+	term, way := w.term(name), w.rng.IntN(4)
 	w.keep(h, name, term, h.done)
 	if _, own := w.subject.(lockers); !own {
 		way = 0
@@ -179,7 +187,8 @@ func (c *client) keep(h *holding, name string, term time.Duration, done <-chan s
 // do takes a lock by Do. The moment at which its function begins counts as the end of the taking, its end as the
 // beginning of the release.
 func (w *worker) do(own lockers) {
-	name, value, patience, term := w.name(), w.value(), w.patience(), w.term()
+	name, value, patience := w.name(), w.value(), w.patience()
+	term := w.term(name)
 	ctx, cancel := context.WithTimeout(context.Background(), patience+2*w.cfg.TTL) // bounds fn too, here
 	defer cancel()
 	taking := w.call("do", name, value, now().add(patience+2*w.cfg.TTL), 0)
@@ -209,7 +218,7 @@ func (w *worker) do(own lockers) {
 // crowd takes many locks at once, keeps them all, and gives them back together.
 func (w *worker) crowd() {
 	quit := make(chan bool)
-	first, n, term, together := w.rng.IntN(len(w.cfg.Cold)), 20+w.rng.IntN(40), w.term(), w.rng.IntN(2) == 0
+	first, n, term, together := w.rng.IntN(len(w.cfg.Cold)), 20+w.rng.IntN(40), w.term(""), w.rng.IntN(2) == 0
 	var mu sync.Mutex // guards the following two
 	var holds []*holding
 	var names []string

@@ -27,10 +27,10 @@ func TestMain(m *testing.M) {
 // soon bounds the wait for what has no time limit of its own.
 const soon = 20 * time.Second
 
-const rootPassword = "root's password"
-
+// startCluster starts an etcd to which passwords cost next to nothing, unless flags say otherwise.
 func startCluster(t *testing.T, flags ...string) *etcdtest.Cluster {
 	t.Helper()
+	flags = append([]string{"--bcrypt-cost=4"}, flags...)
 	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 1, Flags: flags})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Close()) })

@@ -19,7 +19,7 @@ func TestRoles(t *testing.T) {
 		"exact": {key: exactName}, "prefix": prefix("team/"), "nothing": {},
 	})
 	other := newLocker(t, root, 30)
-	user := func(t *testing.T, name string) locker.Client { return newLocker(t, as(t, cluster, name), 2) }
+	user := func(t *testing.T, name string) locker.Client { return newLocker(t, as(t, cluster, name), 5) }
 
 	t.Run("root", func(t *testing.T) {
 		useAll(t, other, user(t, "root"), newName("name"))
@@ -51,7 +51,7 @@ func TestRoles(t *testing.T) {
 		r := c.LockWait(t.Context(), exactName, "value", nil)
 		require.NoError(t, r.Err)
 		taken := time.Now()
-		eventually(t, "it is older than its TTL", func() bool { return time.Since(taken) > 3*time.Second })
+		eventually(t, "it is older than its TTL", func() bool { return time.Since(taken) > 6*time.Second })
 		require.True(t, r.Held())
 		require.NoError(t, c.Unlock(exactName, nil))
 		require.Equal(t, "value", watched.next(t))

@@ -24,15 +24,21 @@ func TestTokensExpire(t *testing.T) {
 	})
 	t.Run("JWT", func(t *testing.T) {
 		t.Parallel()
-		key, err := rsa.GenerateKey(rand.Reader, 2048)
-		require.NoError(t, err)
-		dir := t.TempDir()
-		public, err := x509.MarshalPKIXPublicKey(key.Public())
-		require.NoError(t, err)
-		testTokensExpire(t, "--auth-token=jwt,sign-method=RS256,ttl=2s"+
-			",pub-key="+writePEM(t, dir, "public.pem", "PUBLIC KEY", public)+
-			",priv-key="+writePEM(t, dir, "private.pem", "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)))
+		testTokensExpire(t, jwtFlag(t))
 	})
+}
+
+// jwtFlag makes etcd give out tokens whose life no use prolongs.
+func jwtFlag(t *testing.T) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	require.NoError(t, err)
+	return "--auth-token=jwt,sign-method=RS256,ttl=2s" +
+		",pub-key=" + writePEM(t, dir, "public.pem", "PUBLIC KEY", public) +
+		",priv-key=" + writePEM(t, dir, "private.pem", "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
 }
 
 func testTokensExpire(t *testing.T, flag string) {
@@ -73,6 +79,21 @@ func testTokensExpire(t *testing.T, flag string) {
 	require.Equal(t, "", watched.next(t))
 	watched.end(t)
 	require.Empty(t, keys(t, root))
+}
+
+// Every stream of renewals is opened with the password. A cluster that takes its time over that must not cost the lease.
+func TestSlowPasswords(t *testing.T) {
+	cluster := startCluster(t, "--bcrypt-cost=13", jwtFlag(t))
+	enableAuth(t, cluster, map[string]role{"user": prefix("team/")})
+	const ttl = 3 // seconds: an eighth of it is less than such a password takes
+	c := newLocker(t, as(t, cluster, "user"), ttl)
+	r := mustLock(t, c, newName("team/"))
+	select {
+	case <-r.Done:
+		require.FailNow(t, "the lock is lost")
+	case <-time.After(3 * ttl * time.Second):
+	}
+	require.True(t, r.Held())
 }
 
 // awaitExpiry waits until a token that was given out after all others has expired. It is asked for rarely: a use

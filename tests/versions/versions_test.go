@@ -60,7 +60,7 @@ func startCluster(t *testing.T, members int, servers ...string) *etcdtest.Cluste
 // notHere are the functional tests that bring a cluster of their own, need none, or measure this machine: the version of
 // another cluster is nothing to them.
 const notHere = "^(TestDeadCluster|TestNoSpaceAlarm|TestKilledMembers|TestFrozenMembers|TestProposals|TestBatch|TestMemory|" +
-	"TestWatchDelay|TestCostOf|TestWatchSurvivesCompaction|TestHoldSurvivesCompaction|TestAsk|TestSeat|TestDeadline|TestBacklog|" +
+	"TestWatchDelay|TestCostOf|TestWatchSurvivesCompaction|TestHoldSurvivesCompaction|TestAsk|TestClassify|TestSeat|TestDeadline|TestBacklog|" +
 	"Fuzz|Example)"
 
 // functional builds the tests of the library itself.
