@@ -239,7 +239,7 @@ const (
 func watchErr(resp clientv3.WatchResponse) error {
 	err := resp.Err()
 	switch {
-	case err == nil:
+	case err == nil || resp.CompactRevision != 0: // begun again, it starts at the present
 		return errors.New("the watch has ended")
 	case strings.Contains(err.Error(), rpctypes.ErrPermissionDenied.Error()):
 		return rpctypes.ErrPermissionDenied // which arrives as the text of another error

@@ -49,6 +49,9 @@ func sendToAll(t *testing.T, _ Client, quit chan bool, names []string) {
 
 func TestReleaseLeavesNothing(t *testing.T) {
 	c, etcd := newClient(t, 5, 1), newEtcd(t, machines)
+	unrenewed := goroutines(oneWatch)
+	c.current.hurry()
+	eventually(t, "the stream of renewals is open", func() bool { return goroutines(oneWatch) > unrenewed })
 	for kind, way := range releases {
 		for _, long := range []bool{false, true} {
 			t.Run(kind, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -115,5 +116,21 @@ func TestErrorOfAWait(t *testing.T) {
 		require.Equal(t, Fail, r.Msg)
 		require.ErrorIs(t, r.Err, context.Canceled)
 		require.Contains(t, r.Err.Error(), name)
+	}
+}
+
+// A Lock right after a LockWait that has given up waits for its clean-up: nobody holds the lock.
+func TestLockAfterALockWaitThatGaveUp(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 5, 5)
+	name := newName()
+	for i := range 200 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(100+5*i)*time.Microsecond)
+		waited := c.LockWait(ctx, name, DefaultValue, nil)
+		cancel()
+		if waited.Msg == Fail {
+			mustLock(t, c, name, DefaultValue, nil)
+		}
+		require.NoError(t, c.Unlock(name, nil))
 	}
 }

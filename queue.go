@@ -181,6 +181,9 @@ func (c *core) lockWait(outer context.Context, name, value string, quit <-chan b
 		if h.lined && ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", LockDenied{name}, err)
 		}
+		c.mu.Lock()
+		c.seats[name].settle()
+		c.mu.Unlock()
 		c.tasks.start(func() { c.leave(h.s, name) })
 		return nil, err
 	}
@@ -425,12 +428,9 @@ func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
 	return view{lock: kvOf(f.resp, 0), first: kvOf(f.resp, 1), own: kvOf(f.resp, 2)}, nil
 }
 
-// leave cleans up behind a LockWait that ended early, with the seat: it removes the place, and where that was handed
+// leave cleans up behind a LockWait that ended early, with the seat, which is settling: it removes the place, and where that was handed
 // the lock meanwhile, passes it on. If etcd does not answer, the janitor goes on with it.
 func (c *core) leave(s *session, name string) {
-	c.mu.Lock()
-	c.seats[name].settle()
-	c.mu.Unlock()
 	if s == nil || !s.alive() {
 		c.pass(name, nil) // there was nothing, or it goes with the lease
 		return
@@ -442,7 +442,7 @@ func (c *core) leave(s *session, name string) {
 		return
 	}
 	if kv := kvOf(f.resp, 1); kv != nil && kv.Lease == int64(s.id) {
-		c.finish(c.begin(&hold{s: s, name: name, token: kv.ModRevision}, nil))
+		c.giveBack(&hold{s: s, name: name, token: kv.ModRevision})
 		return
 	}
 	c.pass(name, nil)
