@@ -39,7 +39,8 @@ func (h *hold) held() bool { return !h.over.Load() && h.s.alive() }
 // anything else Msg is Fail and Err says why. Lock answers within the client's timeout.
 //
 // quit may be nil, and may be shared by several locks: closing it releases them all, a send releases one of them. A
-// release by quit is under way when Done closes; a Lock of the same name then waits for its end, not more.
+// release by quit is under way when Done closes; a Lock of the same name then waits for its end, not more. After Close
+// nobody receives from quit any more.
 //
 // After an error the outcome may be unknown to the caller, but not left open: what a late request still writes is
 // removed within a TTL.
