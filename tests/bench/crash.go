@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -70,17 +71,8 @@ func (h *hoard) crash(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	watchCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	events := cli.Watch(watchCtx, h.names[0], clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
-	<-events
 	kill()
 	killed := time.Now()
-	free := make(chan time.Duration, 1) // one lease, one commit: all are free when one is
-	go func() {
-		<-events
-		free <- time.Since(killed)
-	}()
 	var pauses []time.Duration
 	var freed time.Duration
 	for freed == 0 { // and a second more, for what the deletion leaves to do
@@ -89,9 +81,12 @@ func (h *hoard) crash(ctx context.Context) (err error) {
 			return err
 		}
 		pauses = append(pauses, took...)
-		select {
-		case freed = <-free:
-		default:
+		left, err := cli.Get(ctx, path.Dir(h.names[0])+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			return err
+		}
+		if left.Count == 0 {
+			freed = time.Since(killed)
 		}
 		if time.Since(killed) > time.Minute {
 			return errors.New("the locks of a holder that was killed are not free")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"runtime"
 	"slices"
 	"sync"
@@ -150,7 +151,7 @@ func (h *hoard) keepAndClose(ctx context.Context) error {
 	return err
 }
 
-// lose: the lease is revoked by somebody else. Every lock has a goroutine that waits for its Done, as in a program
+// lose: the leases are revoked by somebody else. Every lock has a goroutine that waits for its Done, as in a program
 // that has work to stop; that they all get to run is part of the figure.
 func (h *hoard) lose(ctx context.Context) (err error) {
 	c, _, err := h.open(ctx)
@@ -166,9 +167,13 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 		return err
 	}
 	defer cli.Close()
-	key, err := cli.Get(ctx, h.names[0])
+	keys, err := cli.Get(ctx, path.Dir(h.names[0])+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		return err
+	}
+	leases := map[int64]struct{}{}
+	for _, kv := range keys.Kvs {
+		leases[kv.Lease] = struct{}{}
 	}
 	ends := make([]time.Time, len(h.names))
 	var all sync.WaitGroup
@@ -180,9 +185,11 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 	}
 	time.Sleep(time.Duration(h.ttl) * time.Second / 2) // older than a renewal interval, as most are: those are watched
 	start := time.Now()
-	_, err = cli.Revoke(ctx, clientv3.LeaseID(key.Kvs[0].Lease))
-	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) { // that is the answer to a second try
-		return err
+	for lease := range leases {
+		_, err = cli.Revoke(ctx, clientv3.LeaseID(lease))
+		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) { // that is the answer to a second try
+			return err
+		}
 	}
 	all.Wait()
 	first, last := slices.MinFunc(ends, time.Time.Compare), slices.MaxFunc(ends, time.Time.Compare)
