@@ -40,7 +40,7 @@ func lostAt(t *testing.T, s *session, start time.Time, at time.Duration) {
 	t.Helper()
 	time.Sleep(time.Until(start.Add(at - 1)))
 	require.True(t, s.alive(), "lost early: %v", s.why())
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 	synctest.Wait()
 	require.True(t, isClosed(s.lost), "not told")
 	require.False(t, s.alive())
@@ -373,7 +373,7 @@ func TestHeldNeedsNoGoroutine(t *testing.T) {
 		h := &hold{s: s}
 		time.Sleep(4500*ms - 1)
 		require.True(t, h.held())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.False(t, isClosed(s.lost), "nobody has looked")
 		require.False(t, h.held())
