@@ -167,7 +167,7 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 		return err
 	}
 	defer cli.Close()
-	keys, err := cli.Get(ctx, path.Dir(h.names[0])+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	keys, err := cli.Get(ctx, path.Dir(h.names[0])+"/", clientv3.WithPrefix())
 	if err != nil {
 		return err
 	}
