@@ -60,9 +60,9 @@ func (c Client) Lock(name, value string, quit <-chan bool) Report {
 // wait for one name are one waiter to the cluster.
 //
 // It returns like Lock, or with the end of ctx, in any state of the network: then Err is ctx's error, wrapped, with
-// LockDenied beside it if somebody else had the lock. ctx bounds the wait, never the hold. LockWait also gives up,
-// with an error, when etcd does not answer within the client's timeout, when the session that stands in the line is
-// lost, and when an outsider deletes its place there. quit is listened to once the lock is held.
+// LockDenied beside it if somebody else had the lock. ctx bounds the wait, never the hold. LockWait also gives up, with
+// an error, when etcd does not answer within the client's timeout before it stands in the line; and there, when its
+// session is lost, or an outsider deletes its place. quit is listened to once the lock is held.
 func (c Client) LockWait(ctx context.Context, name, value string, quit <-chan bool) Report {
 	err := c.check(name, value)
 	if err == nil {
