@@ -79,18 +79,21 @@ func (a answer[T]) after(before answer[T]) answer[T] {
 type bound struct {
 	ctx   context.Context
 	until time.Time
+	every time.Duration // between tries; 0: as is usual here
 }
 
 func (b bound) context() (context.Context, context.CancelFunc) {
 	return context.WithDeadline(b.ctx, b.until)
 }
 
-// wait waits until c is closed.
-func (b bound) wait(c <-chan struct{}) error {
+// wait waits until c or d is closed.
+func (b bound) wait(c, d <-chan struct{}) error {
 	ctx, cancel := b.context()
 	defer cancel()
 	select {
 	case <-c:
+		return nil
+	case <-d:
 		return nil
 	case <-ctx.Done():
 		return ended(ctx, nil)
@@ -104,7 +107,7 @@ func (b bound) wait(c <-chan struct{}) error {
 // The first try runs in the caller's goroutine: a healthy cluster costs no goroutine and no hand-over.
 func ask[T any](b bound, w *wire, call func(context.Context) (T, error)) answer[T] {
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, call: call, wait: w.patience(), pause: firstPause}
+	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, every: b.every, call: call, wait: max(b.every, w.patience()), pause: firstPause}
 	r.mu.Lock()
 	r.timer = time.AfterFunc(min(r.wait, time.Until(b.until)), r.again)
 	r.tries, r.open = 1, 1
@@ -147,6 +150,7 @@ type request[T any] struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	until   time.Time
+	every   time.Duration
 	call    func(context.Context) (T, error)
 	running sync.WaitGroup // the tries that run in goroutines of their own
 
@@ -167,7 +171,9 @@ func (r *request[T]) again() {
 	if left := time.Until(r.until); left <= 0 {
 		r.cancel(context.DeadlineExceeded)
 	} else {
-		r.wait = min(2*r.wait, maxWait)
+		if r.every == 0 {
+			r.wait = min(2*r.wait, maxWait)
+		}
 		r.timer.Reset(min(r.wait, left))
 	}
 	if r.settled || r.ctx.Err() != nil {
@@ -200,7 +206,7 @@ func (r *request[T]) try() {
 	case r.ctx.Err() != nil:
 	default:
 		class := classify(err)
-		if class.applied == no {
+		if class.refused {
 			r.open--
 		}
 		if !class.passing {
@@ -224,16 +230,9 @@ func (r *request[T]) settle(resp T, err error) {
 
 // class says what an error of etcd means for the request that got it.
 type class struct {
-	applied outcome
+	refused bool // surely not applied
 	passing bool // worth another try
 }
-
-type outcome int
-
-const (
-	unknown outcome = iota
-	no
-)
 
 // watchErr is why a watch has ended.
 func watchErr(resp clientv3.WatchResponse) error {
@@ -252,11 +251,11 @@ func classify(err error) class {
 	text := err.Error()
 	for _, passing := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests} {
 		if errors.Is(err, passing) || strings.Contains(text, passing.Error()) {
-			return class{no, true}
+			return class{refused: true, passing: true}
 		}
 	}
 	if errors.Is(err, errLate) || errors.Is(err, rpctypes.ErrNoSpace) {
-		return class{unknown, false} // most puts that got ErrNoSpace were written
+		return class{} // most puts that got ErrNoSpace were written
 	}
 	code := status.Code(err)
 	var known rpctypes.EtcdError
@@ -266,7 +265,7 @@ func classify(err error) class {
 	switch code {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.FailedPrecondition,
 		codes.NotFound, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
-		return class{no, false}
+		return class{refused: true}
 	}
-	return class{unknown, true}
+	return class{passing: true}
 }

@@ -107,7 +107,7 @@ func TestAskEndsWithItsCtx(t *testing.T) {
 		time.AfterFunc(100*ms, func() { cancel(why) })
 		start := time.Now()
 		var n atomic.Int64
-		a := ask(bound{ctx, start.Add(time.Second)}, w, func(ctx context.Context) (int, error) {
+		a := ask(bound{ctx: ctx, until: start.Add(time.Second)}, w, func(ctx context.Context) (int, error) {
 			if n.Add(1) == 1 {
 				return 0, rpctypes.ErrTimeout
 			}
@@ -191,18 +191,18 @@ func TestSeenTerms(t *testing.T) {
 
 func TestClassify(t *testing.T) {
 	for want, errs := range map[class][]error{
-		{no, false}: {
+		{true, false}: {
 			rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty,
 			rpctypes.ErrAuthOldRevision, rpctypes.ErrLeaseNotFound, rpctypes.ErrLeaseExist, rpctypes.ErrLeaseTTLTooLarge,
 			rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge, rpctypes.ErrDuplicateKey, rpctypes.ErrCompacted,
 			status.Error(codes.Unimplemented, "unknown service"), status.Error(codes.ResourceExhausted, "message larger than max"),
 		},
-		{no, true}: {
+		{true, true}: {
 			rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, status.Error(codes.Unknown, "etcdserver: too many requests"),
 			errors.New("etcdserver: no leader"),
 		},
-		{unknown, false}: {rpctypes.ErrNoSpace, errLate},
-		{unknown, true}: {
+		{false, false}: {rpctypes.ErrNoSpace, errLate},
+		{false, true}: {
 			rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost,
 			rpctypes.ErrTimeoutWaitAppliedIndex, rpctypes.ErrLeaderChanged, rpctypes.ErrStopped, rpctypes.ErrUnhealthy,
 			status.Error(codes.Unavailable, "error reading from server: EOF"), status.Error(codes.Internal, "stream terminated"),
@@ -223,9 +223,9 @@ func newFakeCore(t *testing.T, kv *fakeKV) (*core, *session) {
 	w := kv.newWire(t)
 	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, ctx: t.Context(), wireCtx: t.Context()}
 	c.batch = &batch{wire: w, ctx: t.Context(), limit: maxOps}
-	c.current = newSession(t.Context(), w, &fakeLeases{}, time.Hour, c.sessionOver)
-	require.True(t, c.current.extend(now(), time.Hour))
-	close(c.current.ready)
-	t.Cleanup(func() { c.current.watchdog.Stop() })
-	return c, c.current
+	c.live = []*session{newSession(t.Context(), w, &fakeLeases{}, time.Hour, c.sessionOver)}
+	require.NoError(t, c.live[0].extend(now(), time.Hour))
+	close(c.live[0].ready)
+	t.Cleanup(func() { c.live[0].watchdog.Stop() })
+	return c, c.live[0]
 }

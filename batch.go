@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,13 +91,11 @@ func (b *batch) do(by bound, t txn) found {
 func (b *batch) withdraw(e *errand) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i, w := range b.waiting {
-		if w == e {
-			b.waiting = append(b.waiting[:i], b.waiting[i+1:]...)
-			return true
-		}
+	i := slices.Index(b.waiting, e)
+	if i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
 	}
-	return false
+	return i >= 0
 }
 
 // land gives up the lane of a caller's own request, to those who wait if there are any.
@@ -137,8 +136,8 @@ func (b *batch) next() []*errand {
 		b.flying--
 		return nil
 	}
-	errands := append([]*errand(nil), b.waiting[:n]...)
-	b.waiting = append(b.waiting[:0], b.waiting[n:]...)
+	errands := slices.Clone(b.waiting[:n])
+	b.waiting = slices.Delete(b.waiting, 0, n)
 	return errands
 }
 

@@ -308,7 +308,7 @@ func TestCallersLeave(t *testing.T) {
 				leaveAfter = func(d time.Duration) bound {
 					ctx, cancel := context.WithCancelCause(context.Background())
 					time.AfterFunc(d, func() { cancel(why) })
-					return bound{ctx, time.Now().Add(time.Second)}
+					return bound{ctx: ctx, until: time.Now().Add(time.Second)}
 				}
 			}
 			var kv fakeKV

@@ -40,7 +40,7 @@ func TestCloseHandsTheLockOn(t *testing.T) {
 	mustLock(t, c, name, "of c", nil)
 	reports := make(chan Report, 1)
 	go func() { reports <- heir.LockWait(t.Context(), name, "of the heir", nil) }()
-	eventually(t, "it waits", func() bool { return stored(t, etcd, placeKey(heir.current, name)) != nil })
+	eventually(t, "it waits", func() bool { return stored(t, etcd, placeKey(heir.live[0], name)) != nil })
 	require.NoError(t, c.Close())
 	r := receive(t, reports, soon)
 	require.Equal(t, Success, r.Msg)
@@ -48,7 +48,7 @@ func TestCloseHandsTheLockOn(t *testing.T) {
 	require.Equal(t, "of the heir", string(kv.Value))
 	require.Equal(t, r.Token, kv.ModRevision)
 	require.Less(t, kv.CreateRevision, kv.ModRevision, "it was never deleted")
-	require.Nil(t, stored(t, etcd, placeKey(heir.current, name)))
+	require.Nil(t, stored(t, etcd, placeKey(heir.live[0], name)))
 }
 
 // A client of the caller's own may put all keys under a prefix.
@@ -79,7 +79,7 @@ func TestClientWithANamespace(t *testing.T) {
 
 	reports := make(chan Report, 1)
 	go func() { reports <- b.LockWait(t.Context(), name, "of b", nil) }()
-	eventually(t, "it waits", func() bool { return stored(t, etcd, prefix+placeKey(b.current, name)) != nil })
+	eventually(t, "it waits", func() bool { return stored(t, etcd, prefix+placeKey(b.live[0], name)) != nil })
 	require.NoError(t, a.Unlock(name, nil))
 	r = receive(t, reports, soon)
 	require.Equal(t, Success, r.Msg)
@@ -97,9 +97,9 @@ func TestClientWithANamespace(t *testing.T) {
 	running.Wait()
 
 	// What a lost request has left is found and removed.
-	_, err := etcd.Put(t.Context(), prefix+"left", "by a", clientv3.WithLease(a.current.id))
+	_, err := etcd.Put(t.Context(), prefix+"left", "by a", clientv3.WithLease(a.live[0].id))
 	require.NoError(t, err)
-	a.loose(a.current)
+	a.loose(a.live[0])
 	eventually(t, "it is removed", func() bool { return stored(t, etcd, prefix+"left") == nil })
 
 	remove(t, etcd, prefix+name)

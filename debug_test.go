@@ -74,10 +74,10 @@ func useAllOfIt(name string) {
 	_, err = etcd.Delete(ctx, name)
 	must(err == nil, err)
 
-	_, err = etcd.Put(ctx, name, secret, clientv3.WithLease(a.current.id))
+	_, err = etcd.Put(ctx, name, secret, clientv3.WithLease(a.live[0].id))
 	must(err == nil, err)
 	must(a.Unlock(name, nil) != nil)
-	a.loose(a.current)
+	a.loose(a.live[0])
 	for kvs := int64(1); kvs > 0; {
 		resp, err := etcd.Get(ctx, name)
 		must(err == nil, err)

@@ -17,7 +17,7 @@ import (
 // What stands in for etcd where a test is about times and faults: what is answered, and when, is a script.
 
 // within is a bound of a test.
-func within(d time.Duration) bound { return bound{context.Background(), time.Now().Add(d)} }
+func within(d time.Duration) bound { return bound{ctx: context.Background(), until: time.Now().Add(d)} }
 
 // never is the answer of a member that is frozen.
 func never[T any](ctx context.Context) (t T, err error) {

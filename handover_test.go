@@ -320,7 +320,7 @@ func TestLateEntryIsRemoved(t *testing.T) {
 // crash makes a client's lease go as if its process had died and the TTL had passed.
 func crash(t *testing.T, etcd *clientv3.Client, c Client) {
 	t.Helper()
-	_, err := etcd.Revoke(context.Background(), c.current.id)
+	_, err := etcd.Revoke(context.Background(), c.live[0].id)
 	require.NoError(t, err)
 }
 
@@ -421,16 +421,20 @@ func TestOnlyTheFirstInTheLineClaims(t *testing.T) {
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 	old := &fork{etcd, name}
 	require.True(t, old.lock(t, "old"))
-	slow, claimed := newGate(), newGate()
+	slow, looked := newGate(), newGate()
+	var claimed atomic.Bool
 	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
 		if len(resp.Events) > 0 {
 			slow.pass(ctx, nil)
 		}
 	})
 	c := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
-		err := send(ctx, reply)
 		if puts(req, name) && deletes(req, name+waiting) {
-			claimed.arrive()
+			claimed.Store(true)
+		}
+		err := send(ctx, reply)
+		if _, is := req.(*pb.TxnRequest); is && !writes(req) {
+			looked.arrive()
 		}
 		return err
 	}, nil)
@@ -440,8 +444,9 @@ func TestOnlyTheFirstInTheLineClaims(t *testing.T) {
 	awaitPlaces(t, etcd, name, 2)
 	old.unlock(t)
 	slow.awaitArrival(t)
-	claimed.awaitArrival(t)
+	looked.awaitArrival(t)
 	require.Nil(t, stored(t, etcd, name))
+	require.False(t, claimed.Load())
 	slow.open()
 	gotLock(t, first)
 	require.Empty(t, second)
@@ -507,12 +512,12 @@ func TestClaimWithoutAPlace(t *testing.T) {
 	awaitPlaces(t, etcd, name, 2)
 	old.unlock(t)
 	first.awaitArrival(t)
-	second.awaitArrival(t)
-	remove(t, etcd, placeKey(b.current, name))
+	remove(t, etcd, placeKey(b.live[0], name))
 	first.open()
 	r := outcomeOf(t, gone)
 	require.Equal(t, Fail, r.Msg)
 	require.ErrorIs(t, r.Err, ErrLost)
+	second.awaitArrival(t)
 	require.Nil(t, stored(t, etcd, name))
 	second.open()
 	gotLock(t, turn)
@@ -609,22 +614,23 @@ func TestLostEventStrandsNobody(t *testing.T) {
 	}
 }
 
-// A watch that ends, as after a compaction, is opened anew.
+// A watch that ends, as after a compaction, is opened anew, and what it would have told meanwhile is looked up.
 func TestBrokenWatchStrandsNobody(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
 	a := calm(newClient(t, 5, 60))
-	b := tapped(t, machines, 60, nil, nil)
+	var broken atomic.Bool
+	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 && !broken.Swap(true) {
+			resp.Events, resp.CompactRevision = nil, resp.Header.Revision
+		}
+	})
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	turn := wait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
-	b.mu.Lock()
-	q := b.queues[name]
-	b.mu.Unlock()
-	q.cancel()
-	<-q.broken
 	require.NoError(t, a.Unlock(name, nil))
 	gotLock(t, turn) // the re-check comes only after 20 s
+	require.True(t, broken.Load())
 }
 
 // requests counts what a client sends.

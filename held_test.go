@@ -21,7 +21,7 @@ func TestHoldOutlivesItsTTL(t *testing.T) {
 	c, other, etcd := newClient(t, 5, 1), newClient(t, 5, 1), newEtcd(t, machines)
 	name := newName()
 	r := mustLock(t, c, name, DefaultValue, nil)
-	end, tick := time.After(3*c.current.granted()), time.NewTicker(100*time.Millisecond)
+	end, tick := time.After(3*c.live[0].granted()), time.NewTicker(100*time.Millisecond)
 	defer tick.Stop()
 	for over := false; !over; {
 		select {
@@ -58,7 +58,7 @@ func TestCrashOfTheHolder(t *testing.T) {
 	deletion := etcd.Watch(t.Context(), name, clientv3.WithRev(token+1))
 	require.NoError(t, holder.Process.Kill())
 	holder.Wait()
-	resp := receive(t, deletion, c.current.granted()+2*time.Second)
+	resp := receive(t, deletion, c.live[0].granted()+2*time.Second)
 	require.Equal(t, clientv3.EventTypeDelete, resp.Events[0].Type)
 	require.Greater(t, mustLock(t, c, name, DefaultValue, nil).Token, token)
 }
@@ -100,7 +100,7 @@ func TestInterference(t *testing.T) {
 				byQuit: mustLock(t, c, byQuit, DefaultValue, quit),
 			}
 			spared := mustLock(t, c, beside, DefaultValue, nil)
-			session := c.current
+			session := c.live[0]
 			<-time.After(session.interval() + 200*time.Millisecond) // that long it is to be held
 
 			start := time.Now()
@@ -211,7 +211,7 @@ func TestHoldSurvivesCompaction(t *testing.T) {
 	_, err = etcd.Compact(t.Context(), put(t, etcd, newName(), "newer"), clientv3.WithCompactPhysical())
 	require.NoError(t, err)
 
-	<-time.After(c.current.interval() + 500*time.Millisecond) // held so long that it is watched
+	<-time.After(c.live[0].interval() + 500*time.Millisecond) // held so long that it is watched
 	before := asked.Load()
 	<-time.After(2 * time.Second)
 	require.LessOrEqual(t, asked.Load()-before, int64(3))

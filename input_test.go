@@ -81,9 +81,9 @@ func TestNumbersThatAreNotGiven(t *testing.T) {
 	for _, n := range []int64{0, -1, -1 << 63} {
 		c := newClient(t, n, n)
 		require.Equal(t, 5*time.Second, c.timeout)
-		lease, err := etcd.TimeToLive(t.Context(), c.current.id)
+		lease, err := etcd.TimeToLive(t.Context(), c.live[0].id)
 		require.NoError(t, err)
-		require.Equal(t, max(5, int64(c.current.granted()/time.Second)), lease.GrantedTTL)
+		require.Equal(t, max(5, int64(c.live[0].granted()/time.Second)), lease.GrantedTTL)
 		mustLock(t, c, newName(), DefaultValue, nil)
 	}
 }

@@ -101,10 +101,7 @@ func (c *core) watchHold(ctx context.Context, h *hold) {
 		}
 		// The watch has ended: compacted, without a leader, or not allowed.
 		known = max(known, c.confirm(c.bound(ctx), h))
-		select {
-		case <-time.After(maxPause):
-		case <-ctx.Done():
-		}
+		sleep(ctx, maxPause)
 	}
 }
 
@@ -121,7 +118,7 @@ func (c *core) confirm(by bound, h *hold) int64 {
 // tidy lists what is attached to the lease, one request however many locks are held, and compares: what is held
 // here but not listed was taken away; what is listed but has no seat here is left of a request without an answer.
 func (c *core) tidy(s *session) error {
-	by := bound{s.ctx, time.Now().Add(max(s.interval(), time.Second))}
+	by := bound{ctx: s.ctx, until: time.Now().Add(max(s.interval(), time.Second))}
 	var before []*hold
 	c.mu.Lock()
 	for _, seat := range c.seats {

@@ -50,7 +50,7 @@ func sendToAll(t *testing.T, _ Client, quit chan bool, names []string) {
 func TestReleaseLeavesNothing(t *testing.T) {
 	c, etcd := newClient(t, 5, 1), newEtcd(t, machines)
 	unrenewed := goroutines(oneWatch)
-	c.current.hurry()
+	c.live[0].hurry()
 	eventually(t, "the stream of renewals is open", func() bool { return goroutines(oneWatch) > unrenewed })
 	for kind, way := range releases {
 		for _, long := range []bool{false, true} {
@@ -62,7 +62,7 @@ func TestReleaseLeavesNothing(t *testing.T) {
 					eventually(t, "they are watched", func() bool {
 						c.mu.Lock()
 						defer c.mu.Unlock()
-						return c.current.watched == len(names)
+						return c.live[0].watched == len(names)
 					})
 				}
 				way.release(t, c, quit, names)
@@ -73,7 +73,7 @@ func TestReleaseLeavesNothing(t *testing.T) {
 				eventually(t, "nothing is left here", func() bool {
 					c.mu.Lock()
 					defer c.mu.Unlock()
-					return len(c.seats)+len(c.listeners)+c.current.watched == 0
+					return len(c.seats)+len(c.listeners)+c.live[0].watched == 0
 				})
 				eventually(t, "no goroutine is left", func() bool { return goroutines(oneWatch) <= before })
 			})
@@ -97,7 +97,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			receive(t, values, soon)
 			waiter := make(chan Report, 1)
 			go func() { waiter <- c.LockWait(context.Background(), names[0], DefaultValue, nil) }()
-			lease := c.current.id
+			lease := c.live[0].id
 
 			end(c, cancel)
 			for _, r := range reports {
@@ -162,7 +162,7 @@ func printMemory(kind string) {
 	each(numbers[first:], lock)
 	fmt.Print((memory() - before) / (locks - first))
 	runtime.KeepAlive(names)
-	if _, err := c.cli.Revoke(context.Background(), c.current.id); err != nil {
+	if _, err := c.cli.Revoke(context.Background(), c.live[0].id); err != nil {
 		panic(err)
 	}
 }

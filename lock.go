@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -18,9 +19,9 @@ type hold struct {
 	name  string
 	token int64
 	done  chan struct{}
-	over  atomic.Bool // not ours any more; set before done is closed
-	next  *place      // who was first in the line when this lock came through it
-	lined bool        // it came through the line: others will wait there
+	over  atomic.Bool      // not ours any more; set before done is closed
+	next  *mvccpb.KeyValue // the place of who was first in the line when this lock came through it
+	lined bool             // it came through the line: others will wait there
 
 	// guarded by core.mu
 	lost     bool // and the holder has not been told by Unlock yet
@@ -45,14 +46,12 @@ func (h *hold) held() bool { return !h.over.Load() && h.s.alive() }
 // After an error the outcome may be unknown to the caller, but not left open: what a late request still writes is
 // removed within a TTL.
 func (c Client) Lock(name, value string, quit <-chan bool) Report {
-	if err := c.check(name, value); err != nil {
-		return report(nil, fmt.Errorf("locker: lock %q: %w", name, err))
+	var h *hold
+	err := c.check(name, value)
+	if err == nil {
+		h, err = c.lock(c.bound(c.ctx), name, value, quit)
 	}
-	h, err := c.lock(c.bound(c.ctx), name, value, quit)
-	if err != nil {
-		err = fmt.Errorf("locker: lock %q: %w", name, err)
-	}
-	return report(h, err)
+	return report(h, told("lock", name, err))
 }
 
 // LockWait takes the lock of that name and waits for it if it must: first come first served, across processes by
@@ -64,21 +63,18 @@ func (c Client) Lock(name, value string, quit <-chan bool) Report {
 // an error, when etcd does not answer within the client's timeout before it stands in the line; and there, when its
 // session is lost, or an outsider deletes its place. quit is listened to once the lock is held.
 func (c Client) LockWait(ctx context.Context, name, value string, quit <-chan bool) Report {
+	var h *hold
 	err := c.check(name, value)
 	if err == nil {
 		err = ctx.Err()
 	}
-	var h *hold
 	if err == nil {
 		h, err = c.lockWait(ctx, name, value, quit)
 	}
-	if err != nil {
-		if e := ctx.Err(); e != nil && !errors.Is(err, e) {
-			err = fmt.Errorf("%w: %w", e, err)
-		}
-		err = fmt.Errorf("locker: wait for lock %q: %w", name, err)
+	if e := ctx.Err(); err != nil && e != nil && !errors.Is(err, e) {
+		err = fmt.Errorf("%w: %w", e, err)
 	}
-	return report(h, err)
+	return report(h, told("wait for lock", name, err))
 }
 
 // Do waits for the lock like LockWait, runs fn while it is held, and gives the lock back, also when fn panics.
@@ -91,22 +87,19 @@ func (c Client) Do(ctx context.Context, name, value string, fn func(ctx context.
 		return r.Err
 	}
 	inner, cancel := context.WithCancelCause(ctx)
-	fnDone := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		select {
 		case <-r.Done:
-			cancel(fmt.Errorf("locker: lock %q: %w", name, ErrLost))
-		case <-fnDone:
+			cancel(told("lock", name, ErrLost))
+		case <-inner.Done():
 		}
-	}()
+	})
 	defer func() {
-		close(fnDone)
-		<-watched
 		cancel(nil)
+		watch.Wait()
 		if e := c.finish(r.hold); e != nil {
-			err = errors.Join(err, fmt.Errorf("locker: release lock %q: %w", name, e))
+			err = errors.Join(err, told("release lock", name, e))
 		}
 	}()
 	return fn(inner, r.Token)
@@ -152,7 +145,7 @@ func (c *core) lock(by bound, name, value string, quit <-chan bool) (*hold, erro
 		if settled == nil {
 			return nil, nil
 		}
-		if err := by.wait(settled); err != nil {
+		if err := by.wait(settled, nil); err != nil {
 			return nil, err
 		}
 	}

@@ -105,9 +105,8 @@ type core struct {
 
 	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
 	unbind    func() bool // ends the wait for the end of the caller's ctx
-	current   *session
-	live      []*session
-	left      error // why leases could not be given back
+	live      []*session  // the first with room is that of new locks
+	left      error       // why leases could not be given back
 	seats     seats
 	listeners map[<-chan bool]*listener
 	queues    map[string]*queue
@@ -197,7 +196,9 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 }
 
 // bound is the client's timeout, from now on.
-func (c *core) bound(ctx context.Context) bound { return bound{ctx, time.Now().Add(c.timeout)} }
+func (c *core) bound(ctx context.Context) bound {
+	return bound{ctx: ctx, until: time.Now().Add(c.timeout)}
+}
 
 // maxHolds is how many locks a session takes: etcd deletes the keys of an expired lease in one go, and answers nobody
 // meanwhile.
@@ -206,24 +207,20 @@ const maxHolds = 10_000
 // session is the session of new locks: one that lives and has room, or a new one.
 func (c *core) session(by bound) (*session, error) {
 	c.mu.Lock()
-	if c.current == nil || c.current.holds >= maxHolds {
-		if i := slices.IndexFunc(c.live, func(s *session) bool { return s.holds < maxHolds }); i >= 0 {
-			c.current = c.live[i]
-		} else if c.ctx.Err() != nil {
-			c.mu.Unlock()
-			return nil, ErrClosed
-		} else {
-			s := newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)
-			c.current, c.live = s, append(c.live, s)
-			c.sessions.Go(func() { c.keep(s) })
-		}
+	var s *session
+	if i := slices.IndexFunc(c.live, func(s *session) bool { return s.holds < maxHolds }); i >= 0 {
+		s = c.live[i]
+	} else if c.ctx.Err() == nil {
+		s = newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)
+		c.live = append(c.live, s)
+		c.sessions.Go(func() { c.keep(s) })
 	}
-	s := c.current
 	c.mu.Unlock()
-	select {
-	case <-s.ready:
+	if s == nil {
+		return nil, ErrClosed
+	}
+	if isClosed(s.ready) {
 		return s, nil
-	default:
 	}
 	ctx, cancel := by.context()
 	defer cancel()
@@ -269,9 +266,6 @@ func (c *core) keep(s *session) {
 func (c *core) sessionOver(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.current == s {
-		c.current = nil
-	}
 	c.live = slices.DeleteFunc(c.live, func(o *session) bool { return o == s })
 	for _, seat := range c.seats {
 		if seat.hold != nil && seat.hold.s == s {
@@ -287,13 +281,10 @@ func (c Client) Get(name string) (string, error) {
 	if err == nil {
 		kv, _, err = c.read(c.bound(c.ctx), name)
 	}
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("locker: get lock %q: %w", name, err)
-	case kv == nil:
+	if err == nil && kv == nil {
 		return "", LockNotFound{name}
 	}
-	return string(kv.Value), nil
+	return valueOf(kv), told("get lock", name, err)
 }
 
 // read is the key of a lock, nil if there is none, and the revision at which that is so.

@@ -17,20 +17,6 @@ import (
 // waiting follows the lock's name in the keys of those who wait for it.
 const waiting = "/.waiting/"
 
-// place is a place in the line for a lock, across processes. The oldest create revision is the first.
-type place struct {
-	key, value  string
-	lease       clientv3.LeaseID
-	create, mod int64
-}
-
-func placeOf(kv *mvccpb.KeyValue) *place {
-	if kv == nil {
-		return nil
-	}
-	return &place{string(kv.Key), string(kv.Value), clientv3.LeaseID(kv.Lease), kv.CreateRevision, kv.ModRevision}
-}
-
 // placeKey is where a session stands in the line.
 func placeKey(s *session, name string) string {
 	return name + waiting + strconv.FormatInt(int64(s.id), 16)
@@ -53,16 +39,14 @@ func nobody(name string) clientv3.Cmp {
 type queue struct {
 	s         *session
 	name, key string
-	cancel    context.CancelFunc
-	ready     chan struct{} // closed when both watches are open
-	broken    chan struct{} // closed when a watch has ended
-	err       error         // why; set before broken is closed
+	ctx       context.Context // ends, with the cause, when the queue is closed or meets a fault that does not pass
+	close     context.CancelCauseFunc
+	ready     chan struct{} // closed once both watches are open
+	event     chan struct{} // something was deleted, or may have been; of capacity 1
+	deleted   atomic.Int64  // revision of the last deletion that was seen
 
-	event   chan struct{} // something was deleted; of capacity 1
-	place   atomic.Int64  // revision of the last deletion of the place
-	lock    atomic.Int64  // revision of the last deletion of the lock's key
-	inUse   bool          // guarded by core.mu
-	restful bool          // not used since the janitor came by; guarded by core.mu
+	inUse   bool // guarded by core.mu
+	restful bool // not used since the janitor came by; guarded by core.mu
 }
 
 // queueOf is the open queue of that name, or a new one if open says so. It is in use until rest.
@@ -70,17 +54,16 @@ func (c *core) queueOf(s *session, name string, open bool) *queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.queues[name]
-	if q != nil && (q.s != s || isClosed(q.broken)) {
-		q.cancel()
+	if q != nil && (q.s != s || q.ctx.Err() != nil) {
+		q.close(nil)
 		delete(c.queues, name)
 		q = nil
 	}
 	if q == nil && open {
-		ctx, cancel := context.WithCancel(c.ctx)
-		q = &queue{s: s, name: name, key: placeKey(s, name), cancel: cancel,
-			ready: make(chan struct{}), broken: make(chan struct{}), event: make(chan struct{}, 1)}
+		q = &queue{s: s, name: name, key: placeKey(s, name), ready: make(chan struct{}), event: make(chan struct{}, 1)}
+		q.ctx, q.close = context.WithCancelCause(c.ctx)
 		c.queues[name] = q
-		c.tasks.start(func() { c.follow(ctx, q) })
+		c.tasks.start(func() { c.follow(q) })
 	}
 	if q != nil {
 		q.inUse, q.restful = true, false
@@ -102,53 +85,54 @@ func (c *core) closeQueues() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, q := range c.queues {
-		switch {
-		case q.inUse:
-		case q.restful:
-			q.cancel()
+		if q.restful {
+			q.close(nil)
 			delete(c.queues, name)
-		default:
-			q.restful = true
 		}
+		q.restful = !q.inUse
 	}
 }
 
-// follow reads the watches of a queue until its ctx or one of them ends.
-func (c *core) follow(ctx context.Context, q *queue) {
-	defer close(q.broken)
-	defer q.cancel()
+// follow keeps the watches of a queue open.
+func (c *core) follow(q *queue) {
+	for q.ctx.Err() == nil {
+		if err := c.followOnce(q); !classify(err).passing {
+			q.close(fmt.Errorf("watching the line: %w", err))
+		}
+		sleep(q.ctx, maxPause)
+	}
+}
+
+func (c *core) followOnce(q *queue) error {
+	ctx, cancel := context.WithCancel(q.ctx)
+	defer cancel()
 	// No start revision: a watch that starts in the past is served only every 100 ms.
-	places, err := c.open(c.bound(ctx), q.key, clientv3.WithFilterPut())
-	var locks clientv3.WatchChan
-	if err == nil {
-		locks, err = c.open(c.bound(ctx), q.name, clientv3.WithFilterPut())
-	}
+	place, err := c.open(c.bound(ctx), q.key, clientv3.WithFilterPut())
 	if err != nil {
-		q.err = err
-		return
+		return err
 	}
-	close(q.ready)
+	lock, err := c.open(c.bound(ctx), q.name, clientv3.WithFilterPut())
+	if err != nil {
+		return err
+	}
+	if isClosed(q.ready) {
+		notify(q.event) // nobody was watching for a while
+	} else {
+		close(q.ready)
+	}
 	for {
 		var resp clientv3.WatchResponse
 		var ok bool
-		seen := &q.place
 		select {
-		case resp, ok = <-places:
-		case resp, ok = <-locks:
-			seen = &q.lock
+		case resp, ok = <-place:
+		case resp, ok = <-lock:
 		}
 		if !ok || resp.Err() != nil {
-			q.err = watchErr(resp)
-			return
+			return watchErr(resp)
 		}
 		for _, e := range resp.Events {
-			seen.Store(e.Kv.ModRevision)
-		}
-		if len(resp.Events) > 0 {
-			select {
-			case q.event <- struct{}{}:
-			default:
-			}
+			q.deleted.Store(e.Kv.ModRevision)
+			notify(q.event)
 		}
 	}
 }
@@ -159,6 +143,22 @@ func isClosed(c <-chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// notify leaves a note in a channel of capacity 1.
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits for that time, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }
 
@@ -232,18 +232,19 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 		}
 		inner, cancel := context.WithCancel(ctx)
 		stop := context.AfterFunc(h.s.ctx, cancel) // the place goes with the session
-		var v view
-		h.token, v, err = c.enter(inner, h.s, q, value)
+		v, err := c.enter(inner, h, q, value)
 		entered := !errors.Is(err, rpctypes.ErrLeaseNotFound)
 		if err == nil && h.token == 0 {
-			h.token, h.next, err = c.wait(inner, h.s, q, value, v)
+			err = c.wait(inner, h, q, value, v)
 		}
 		stop()
 		cancel()
 		c.rest(h.name)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			h.s.lose(err)
+		}
 		switch {
-		case !entered:
-			h.s.lose(err) // and another try, with a new one
+		case !entered: // another try, with a new session
 		case err != nil && ctx.Err() == nil && !h.s.alive():
 			return fmt.Errorf("%w: %w", ErrLost, h.s.why())
 		default:
@@ -253,179 +254,140 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 }
 
 // approach tries to take the lock at once, where nothing says that it is contended, and else opens the queue.
-func (c *core) approach(ctx context.Context, h *hold, value string) (*queue, error) {
+func (c *core) approach(ctx context.Context, h *hold, value string) (q *queue, err error) {
 	by := c.bound(ctx)
-	s, err := c.session(by)
-	if err != nil {
+	if h.s, err = c.session(by); err != nil {
 		return nil, err
 	}
-	h.s = s
-	if c.queueOf(s, h.name, false) == nil {
+	if c.queueOf(h.s, h.name, false) == nil {
 		if h.s, h.token, err = c.try(by, h.name, value); err != nil || h.token > 0 {
 			return nil, err
 		}
 	}
 	h.lined = true
-	ctx, cancel := by.context()
-	defer cancel()
-	for {
-		q := c.queueOf(h.s, h.name, true)
-		select {
-		case <-q.ready:
-			return q, nil
-		case <-q.broken:
-			if !classify(q.err).passing {
-				return nil, fmt.Errorf("watching the line: %w", q.err)
-			}
-			err = q.err
-			select {
-			case <-time.After(maxPause):
-			case <-ctx.Done():
-			}
-		case <-ctx.Done():
-			c.rest(h.name)
-			return nil, ended(ctx, err)
-		}
+	q = c.queueOf(h.s, h.name, true)
+	if err = by.wait(q.ready, q.ctx.Done()); err == nil && q.ctx.Err() != nil {
+		err = context.Cause(q.ctx)
 	}
+	if err != nil {
+		c.rest(h.name)
+	}
+	return q, err
 }
 
-// view is what a waiter sees of its name: the lock's key, its own place and the first place, nil where there is none.
-type view struct{ lock, own, first *mvccpb.KeyValue }
+// view is what a waiter sees of its name: the lock's key, the first place and its own place, nil where there is none.
+type view struct{ lock, first, own *mvccpb.KeyValue }
+
+// gets read a view; they stand at the end of a transaction.
+func (q *queue) gets(opts ...clientv3.OpOption) []clientv3.Op {
+	return []clientv3.Op{clientv3.OpGet(q.name, opts...), first(q.name, opts...), clientv3.OpGet(q.key, opts...)}
+}
+
+func viewOf(resp *clientv3.TxnResponse) view {
+	n := len(resp.Responses)
+	return view{kvOf(resp, n-3), kvOf(resp, n-2), kvOf(resp, n-1)}
+}
 
 // errPlaceGone is ErrLost's reason for a waiter whose place was deleted, though not to hand over the lock.
 var errPlaceGone = fmt.Errorf("the place in the line was deleted: %w", ErrLost)
 
-// wait waits for the turn of a place in the line. It returns the token, and who is next. A fault that passes does not
+// wait waits for the turn of a place in the line, and sets the token, and who is next. A fault that passes does not
 // end it: the session does, if it does not pass in time.
-func (c *core) wait(ctx context.Context, s *session, q *queue, value string, v view) (int64, *place, error) {
-	created := v.own.CreateRevision
-	entered := v.own.ModRevision // what was deleted before is not about this place
-	claimed := entered
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+func (c *core) wait(ctx context.Context, h *hold, q *queue, value string, v view) error {
+	entered := v.own
 	for {
-		if v.own.GetCreateRevision() != created {
+		if v.own.GetCreateRevision() != entered.CreateRevision {
 			v.own = nil // gone; what is there was put by somebody else, or late
 		}
-		pause := s.interval()
-		ours := v.lock != nil && v.lock.Lease == int64(s.id)
+		pause := h.s.interval() // no event that was lost may strand a waiter
+		ours := v.lock != nil && v.lock.Lease == int64(h.s.id)
 		switch {
 		case v.own == nil && ours:
-			return v.lock.ModRevision, placeOf(v.first), nil
+			h.token, h.next = v.lock.ModRevision, v.first
+			return nil
 		case v.own == nil:
-			return 0, nil, errPlaceGone
-		case v.lock == nil || ours: // free, or put by an attempt of ours that got no answer
-			claimed = q.lock.Load()
-			token, seen, err := c.claim(ctx, s, q, value, v)
-			switch {
-			case token > 0:
-				return token, nil, nil
-			case err == nil && seen.own == nil:
-				v = seen
-				continue
-			case err == nil:
-				v = seen
-			case errors.Is(err, rpctypes.ErrLeaseNotFound):
-				s.lose(err)
-				return 0, nil, err
-			case !classify(err).passing:
-				return 0, nil, err
-			}
+			return errPlaceGone
+		case v.lock == nil && v.first.GetCreateRevision() < v.own.CreateRevision:
 			pause = maxPause // the first in the line is about to claim it, or is dead
+		case v.lock == nil || ours: // free, or put by an attempt of ours that got no answer
+			err := c.claim(ctx, h, q, value, v)
+			if h.token > 0 || err != nil && !classify(err).passing {
+				return err
+			}
+			pause = maxPause
 		}
 
-		timer.Reset(pause)
 		var since int64
 		select {
 		case <-q.event:
-			if place := q.place.Load(); place > entered {
-				since = place
-			} else if q.lock.Load() > claimed {
-				v.lock = nil // claimed without another look
-				continue
-			} else {
-				continue // it was about an earlier place
+			if since = q.deleted.Load(); since < entered.ModRevision {
+				since = 0 // it was about an earlier place, or nobody was watching for a while
 			}
-		case <-timer.C: // no event that was lost may strand a waiter
-		case <-q.broken:
-			if !classify(q.err).passing {
-				return 0, nil, fmt.Errorf("watching the line: %w", q.err)
-			}
-			select {
-			case <-time.After(maxPause):
-			case <-ctx.Done():
-			}
-			q = c.queueOf(s, q.name, true)
+		case <-time.After(pause):
+		case <-q.ctx.Done():
+			return context.Cause(q.ctx)
 		case <-ctx.Done():
-			return 0, nil, ended(ctx, nil)
+			return ended(ctx, nil)
 		}
-		seen, err := c.look(ctx, q, since)
-		if err == nil {
+		if seen, err := c.look(ctx, q, since); err == nil {
 			v = seen
 		} else if !classify(err).passing {
-			return 0, nil, err
+			return err
 		}
 	}
 }
 
-// enter takes the lock if it is free and nobody waits for it, and a place in the line else.
-func (c *core) enter(ctx context.Context, s *session, q *queue, value string) (int64, view, error) {
-	return c.change(ctx, s, txn{
-		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0), nobody(q.name)},
-		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(s.id))},
-		els: []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpPut(q.key, value, clientv3.WithLease(s.id)),
-			clientv3.OpGet(q.key)},
-	})
-}
-
-// claim takes a free lock for the first in the line, if that is us, or the lock that an earlier attempt of ours put.
-func (c *core) claim(ctx context.Context, s *session, q *queue, value string, v view) (int64, view, error) {
-	cmps := []clientv3.Cmp{
-		clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0),
-		clientv3.Compare(clientv3.ModRevision(q.key), "=", v.own.ModRevision),
-		clientv3.Compare(clientv3.CreateRevision(q.name+waiting), ">", v.own.CreateRevision-1).WithPrefix(),
-	}
-	if v.lock != nil {
-		cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(q.name), "=", v.lock.ModRevision)}
-	}
-	return c.change(ctx, s, txn{
-		cmps: cmps,
-		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(s.id)), clientv3.OpDelete(q.key)},
-		els:  []clientv3.Op{clientv3.OpGet(q.name), clientv3.OpGet(q.key)},
-	})
-}
-
-// change sends a transaction that takes the lock, or says what is there instead: the lock first, the own place last.
-func (c *core) change(ctx context.Context, s *session, t txn) (int64, view, error) {
-	f := c.batch.do(c.bound(ctx), t)
-	if f.loose {
-		c.loose(s)
-	}
-	if f.err != nil {
-		return 0, view{}, f.err
-	}
-	if f.resp.Succeeded {
-		return f.resp.Header.Revision, view{}, nil
-	}
-	return 0, view{lock: kvOf(f.resp, 0), own: kvOf(f.resp, len(t.els)-1)}, nil
-}
-
-// look reads the lock, the first place and the own place. After an event, which has told of the deletion of the place
-// at that revision, any member that has come so far will do, and no quorum is asked; the reading tells a lock that was
-// handed over from a place that an outsider deleted.
+// look reads a view. After an event, which has told of a deletion at that revision, any member that has come so far
+// will do, and no quorum is asked. The reading tells a lock that was handed over from a place that an outsider deleted.
 func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
 	if since > 0 {
-		here := clientv3.WithSerializable()
-		f := c.batch.send(c.bound(ctx), txn{then: []clientv3.Op{clientv3.OpGet(q.name, here), first(q.name, here)}})
+		f := c.batch.send(c.bound(ctx), txn{then: q.gets(clientv3.WithSerializable())})
 		if f.err == nil && f.resp.Header.Revision >= since {
-			return view{lock: kvOf(f.resp, 0), first: kvOf(f.resp, 1)}, nil
+			return viewOf(f.resp), nil
 		}
 	}
-	f := c.batch.send(c.bound(ctx), txn{then: []clientv3.Op{clientv3.OpGet(q.name), first(q.name), clientv3.OpGet(q.key)}})
+	f := c.batch.send(c.bound(ctx), txn{then: q.gets()})
 	if f.err != nil {
 		return view{}, f.err
 	}
-	return view{lock: kvOf(f.resp, 0), first: kvOf(f.resp, 1), own: kvOf(f.resp, 2)}, nil
+	return viewOf(f.resp), nil
+}
+
+// enter takes the lock if it is free and nobody waits for it, and a place in the line else.
+func (c *core) enter(ctx context.Context, h *hold, q *queue, value string) (view, error) {
+	f := c.change(ctx, h, txn{
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0), nobody(q.name)},
+		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(h.s.id))},
+		els:  append([]clientv3.Op{clientv3.OpPut(q.key, value, clientv3.WithLease(h.s.id))}, q.gets()...),
+	})
+	if f.err != nil || h.token > 0 {
+		return view{}, f.err
+	}
+	return viewOf(f.resp), nil
+}
+
+// claim takes the lock that is as it was seen: free, or put by an earlier attempt of ours. Whoever was first in the
+// line once is first as long as the place is there.
+func (c *core) claim(ctx context.Context, h *hold, q *queue, value string, v view) error {
+	return c.change(ctx, h, txn{
+		cmps: []clientv3.Cmp{
+			clientv3.Compare(clientv3.ModRevision(q.name), "=", v.lock.GetModRevision()),
+			clientv3.Compare(clientv3.ModRevision(q.key), "=", v.own.ModRevision),
+		},
+		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(h.s.id)), clientv3.OpDelete(q.key)},
+	}).err
+}
+
+// change sends a transaction that takes the lock when it succeeds.
+func (c *core) change(ctx context.Context, h *hold, t txn) found {
+	f := c.batch.do(c.bound(ctx), t)
+	if f.loose {
+		c.loose(h.s)
+	}
+	if f.err == nil && f.resp.Succeeded {
+		h.token = f.resp.Header.Revision
+	}
+	return f
 }
 
 // leave cleans up behind a LockWait that ended early, with the seat, which is settling: it removes the place, and where that was handed

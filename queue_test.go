@@ -500,9 +500,9 @@ func TestPlaceWrittenOver(t *testing.T) {
 			awaitPlaces(t, etcd, name, 2)
 			lease := clientv3.LeaseID(clientv3.NoLease)
 			if by != "no lease" {
-				lease = c.current.id
+				lease = c.live[0].id
 			}
-			_, err := etcd.Put(ctx, placeKey(b.current, name), "outsider", clientv3.WithLease(lease))
+			_, err := etcd.Put(ctx, placeKey(b.live[0], name), "outsider", clientv3.WithLease(lease))
 			require.NoError(t, err)
 			require.NoError(t, a.Unlock(name, nil))
 
@@ -512,7 +512,7 @@ func TestPlaceWrittenOver(t *testing.T) {
 			r = gotLock(t, turnC)
 			resp, err := etcd.Get(ctx, name)
 			require.NoError(t, err)
-			require.Equal(t, int64(c.current.id), resp.Kvs[0].Lease)
+			require.Equal(t, int64(c.live[0].id), resp.Kvs[0].Lease)
 			require.Equal(t, r.Token, resp.Kvs[0].ModRevision)
 			require.NoError(t, c.Unlock(name, nil))
 			nothingLeft(t, etcd, name)

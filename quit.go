@@ -1,6 +1,9 @@
 package locker
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // listener listens to one quit channel for all locks that were taken with it.
 type listener struct {
@@ -50,21 +53,14 @@ func (c *core) hear(n *listener) {
 		case _, open := <-n.quit:
 			c.mu.Lock()
 			var ending []*hold
-			var holds map[*hold]struct{}
 			if now := c.listeners[n.quit]; now != nil { // another, if this one has ended at the same moment
-				holds = now.holds
-			}
-			for h := range holds {
-				if !open {
-					ending = append(ending, h)
-				} else if len(ending) == 0 {
-					ending = append(ending, h)
-				} else if ending[0].lost {
-					ending[0] = h
-				}
+				ending = slices.Collect(maps.Keys(now.holds))
 			}
 			if !open {
 				delete(c.listeners, n.quit) // a later Lock with this channel gets a listener of its own
+			} else if len(ending) > 0 {
+				live := slices.IndexFunc(ending, func(h *hold) bool { return !h.lost })
+				ending = ending[max(0, live):][:1]
 			}
 			ending = slices.DeleteFunc(ending, func(h *hold) bool { return c.retire(h) != nil })
 			c.mu.Unlock()

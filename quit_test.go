@@ -104,8 +104,8 @@ func TestQuitOfConsecutiveLocks(t *testing.T) {
 	name := newName()
 	for range 500 {
 		quit := make(chan bool, 1)
-		first := &hold{name: name, s: c.current}
-		next := &hold{name: name, s: c.current, lost: true}
+		first := &hold{name: name, s: c.live[0]}
+		next := &hold{name: name, s: c.live[0], lost: true}
 		c.mu.Lock()
 		c.listen(quit, first)
 		c.unlisten(first) // as if Lock and Unlock had taken no time

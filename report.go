@@ -37,6 +37,14 @@ var (
 	ErrInvalidValue = errors.New("locker: invalid lock value")
 )
 
+// told is an error as callers get it.
+func told(what, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("locker: %s %q: %w", what, name, err)
+}
+
 // LockNotFound is the error of Get for a name that nobody holds.
 type LockNotFound struct{ name string }
 

@@ -43,8 +43,9 @@ type session struct {
 	holds   int           // locks held; guarded by core.mu
 	watched int           // held keys that are watched; guarded by core.mu
 
-	mono, boot atomic.Int64 // the deadline
-	ttl        atomic.Int64 // granted, in nanoseconds
+	mono, boot atomic.Int64           // the deadline
+	idle       atomic.Pointer[stream] // has answered the last renewal, and waits for the next
+	ttl        atomic.Int64           // granted, in nanoseconds
 
 	mu       sync.Mutex // guards all below
 	over     bool
@@ -72,14 +73,14 @@ func newSession(ctx context.Context, w *wire, leases pb.LeaseClient, ttl time.Du
 func (s *session) granted() time.Duration  { return time.Duration(s.ttl.Load()) }
 func (s *session) interval() time.Duration { return s.granted() / 3 }
 
-// extend moves the deadline: the lease was granted or renewed by a request sent at that moment. It says no when the
-// session is lost already.
-func (s *session) extend(sent moment, ttl time.Duration) bool {
+// extend moves the deadline: the lease was granted or renewed by a request sent at that moment. It says errLate
+// when the session is lost already, or would be.
+func (s *session) extend(sent moment, ttl time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	trusted := ttl - max(ttl/10, 200*time.Millisecond)
 	if n := now(); s.over || s.watchdog != nil && s.passed() || max(n.mono-sent.mono, n.boot-sent.boot) >= trusted {
-		return false
+		return errLate
 	}
 	s.mono.Store(int64(sent.mono + trusted))
 	s.boot.Store(int64(sent.boot + trusted))
@@ -90,7 +91,7 @@ func (s *session) extend(sent moment, ttl time.Duration) bool {
 		s.watchdog.Reset(0)
 	}
 	s.ttl.Store(int64(ttl))
-	return true
+	return nil
 }
 
 // left is the time to the deadline, by whichever clock is ahead.
@@ -104,36 +105,28 @@ func (s *session) passed() bool { return s.left() <= 0 }
 // watch is the watchdog's: it tells the loss at the deadline, whatever the other goroutines are stuck in. It looks
 // once a second at least: its timer sleeps while the machine does.
 func (s *session) watch() {
-	s.mu.Lock()
-	left := s.left()
-	if left > 0 && !s.over {
-		s.watchdog.Reset(min(left, time.Second))
-		s.mu.Unlock()
-		return
+	if s.alive() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.watchdog.Reset(max(0, min(s.left(), time.Second)))
 	}
-	s.mu.Unlock()
-	s.alive()
 }
 
 // alive reports whether the lease can be trusted now. It waits for no goroutine and no network.
 func (s *session) alive() bool {
-	select {
-	case <-s.lost:
+	if isClosed(s.lost) {
 		return false
-	default:
 	}
 	if !s.passed() {
 		return true
 	}
 	s.mu.Lock()
-	if !s.over && !s.passed() { // renewed meanwhile
-		s.mu.Unlock()
-		return true
-	}
-	cause := s.trouble
+	renewed, fault := !s.over && !s.passed(), s.trouble
 	s.mu.Unlock()
-	s.lose(errors.Join(errors.New("the lease could not be renewed in time"), cause))
-	return false
+	if !renewed {
+		s.lose(errors.Join(errors.New("the lease could not be renewed in time"), fault))
+	}
+	return renewed
 }
 
 // lose marks the session as lost, once.
@@ -166,7 +159,7 @@ func (s *session) why() error {
 
 // run grants the lease and renews it until the session is lost or told to end. Then it gives the lease back.
 func (s *session) run(timeout time.Duration) {
-	if err := s.grant(bound{s.ctx, time.Now().Add(timeout)}); err != nil {
+	if err := s.grant(bound{ctx: s.ctx, until: time.Now().Add(timeout)}); err != nil {
 		s.lose(fmt.Errorf("granting a lease: %w", err))
 	} else {
 		l("session", "lease", int64(s.id), "ttl", s.granted())
@@ -184,15 +177,15 @@ func (s *session) grant(by bound) error {
 			ID: int64(s.id), TTL: int64(s.granted().Seconds())})
 		if err = rpctypes.Error(err); errors.Is(err, rpctypes.ErrLeaseExist) {
 			// An earlier try was granted, at the first sending or after it.
-			return s.ttl.Load(), s.unlessLate(first, s.granted())
+			return s.ttl.Load(), s.extend(first, s.granted())
 		}
 		if err != nil {
-			s.note(err)
+			s.note(ctx, err)
 			return 0, err
 		}
 		// A quorum stands behind this answer, whatever was seen before: a cluster restored from a backup counts anew.
 		s.w.term.Store(resp.Header.GetRaftTerm())
-		return resp.TTL, s.unlessLate(sent, time.Duration(resp.TTL)*time.Second)
+		return resp.TTL, s.extend(sent, time.Duration(resp.TTL)*time.Second)
 	})
 	return a.err
 }
@@ -201,13 +194,6 @@ func (s *session) grant(by bound) error {
 var errFormer = errors.New("a former leader answered")
 
 var errLate = errors.New("the answer came too late to be of use")
-
-func (s *session) unlessLate(sent moment, ttl time.Duration) error {
-	if !s.extend(sent, ttl) {
-		return errLate
-	}
-	return nil
-}
 
 // revoke gives the lease back, and with it whatever is still attached to it.
 func (s *session) revoke(by bound) error {
@@ -221,136 +207,81 @@ func (s *session) revoke(by bound) error {
 	return a.err
 }
 
-// beat is the answer to one renewal.
-type beat struct {
-	from *pulse
-	sent moment
-	ttl  time.Duration
-	head *pb.ResponseHeader
-	err  error
-}
-
-// pulse is a stream of renewals to one member.
-type pulse struct {
-	ask    chan struct{} // of capacity 1
+// stream is a stream of renewals to one member.
+type stream struct {
+	pb.Lease_LeaseKeepAliveClient
+	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{}
 }
 
-// open starts a stream and asks for a first renewal. Its goroutine ends with close, which waits for it.
-func (s *session) open(beats chan<- beat) *pulse {
-	ctx, cancel := context.WithCancel(s.ctx)
-	p := &pulse{ask: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
-	p.ask <- struct{}{}
-	go func() {
-		defer close(p.done)
-		stream, err := s.leases.LeaseKeepAlive(clientv3.WithRequireLeader(ctx))
-		for ctx.Err() == nil {
-			b := beat{from: p}
-			if err == nil {
-				select {
-				case <-p.ask:
-				case <-ctx.Done():
-					return
-				}
-				b.sent = now()
-				stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.id)}) // its error is also Recv's
-				var resp *pb.LeaseKeepAliveResponse
-				if resp, err = stream.Recv(); err == nil {
-					b.ttl, b.head = time.Duration(resp.TTL)*time.Second, resp.Header
-				}
-			}
-			b.err = rpctypes.Error(err)
-			select {
-			case beats <- b:
-			case <-ctx.Done():
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return p
-}
-
-func (p *pulse) close() {
-	p.cancel()
-	<-p.done
-}
-
-// renew renews the lease three times in a TTL. Beside a stream whose answer is late another one is opened, which
-// gRPC's round robin sends to another member, and the first answer counts: neither a member that is silent nor one that
-// takes its time over a password must cost the lease.
+// renew renews the lease three times in a TTL, and when it is asked to.
 func (s *session) renew() {
-	beats := make(chan beat)
-	streams := map[*pulse]struct{}{}
-	var idle *pulse // the one that has answered
-	drop := func(p *pulse) {
-		p.close()
-		delete(streams, p)
-	}
-	defer func() {
-		for p := range streams {
-			drop(p)
-		}
-	}()
-	pause := firstPause
 	timer := time.NewTimer(s.interval())
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
 		case <-s.kick:
-			if idle == nil && len(streams) > 0 {
-				continue // a renewal is under way
-			}
-		case b := <-beats:
-			if !s.renewed(b) {
-				drop(b.from)
-				timer.Reset(pause)
-				pause = min(2*pause, s.granted()/20)
-				continue
-			}
-			for p := range streams {
-				if p != b.from {
-					drop(p)
-				}
-			}
-			idle, pause = b.from, firstPause
-			timer.Reset(s.interval())
-			continue
 		case <-s.ctx.Done():
 			return
 		}
-		if idle != nil {
-			idle.ask <- struct{}{}
-			idle = nil
-		} else {
-			if len(streams) > 0 {
-				s.note(errors.New("no answer to a renewal"))
-			}
-			streams[s.open(beats)] = struct{}{}
+		a := ask(bound{ctx: s.ctx, until: time.Now().Add(s.left()), every: s.granted() / 8}, s.w, s.renewal)
+		switch {
+		case a.err == nil:
+			timer.Reset(s.interval())
+		case errors.Is(a.err, rpctypes.ErrLeaseNotFound):
+			s.lose(a.err)
+		default:
+			timer.Reset(min(maxPause, s.granted()/20)) // a refusal: perhaps it is taken back in time
 		}
-		timer.Reset(max(s.granted()/8, s.w.patience()))
 	}
 }
 
-// renewed takes the answer to a renewal, and reports whether its stream is still of use.
-func (s *session) renewed(b beat) bool {
+// renewal is one renewal, on the stream that answered last. Where another renewal is out on that, it opens a stream of
+// its own, which gRPC's round robin sends to another member: neither a member that is silent nor one that takes its
+// time over a password must cost the lease.
+func (s *session) renewal(ctx context.Context) (struct{}, error) {
+	st := s.idle.Swap(nil)
+	if st == nil {
+		st = &stream{}
+		st.ctx, st.cancel = context.WithCancel(clientv3.WithRequireLeader(s.ctx))
+	}
+	stop := context.AfterFunc(ctx, st.cancel) // another has answered, or the session is over
+	err := s.beat(st)
+	if err != nil || !stop() {
+		s.note(ctx, err)
+		st.cancel()
+	} else if other := s.idle.Swap(st); other != nil {
+		other.cancel()
+	}
+	return struct{}{}, err
+}
+
+func (s *session) beat(st *stream) (err error) {
+	if st.Lease_LeaseKeepAliveClient == nil {
+		if st.Lease_LeaseKeepAliveClient, err = s.leases.LeaseKeepAlive(st.ctx); err != nil {
+			return rpctypes.Error(err)
+		}
+	}
+	sent := now()
+	st.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.id)}) // its error is also Recv's
+	resp, err := st.Recv()
 	switch {
-	case b.err != nil:
-		s.note(b.err)
-	case !s.w.seen(b.head):
-		s.note(errFormer)
-	case b.ttl <= 0:
-		s.lose(rpctypes.ErrLeaseNotFound)
-	default:
-		return s.extend(b.sent, b.ttl)
+	case err != nil:
+		return rpctypes.Error(err)
+	case !s.w.seen(resp.Header):
+		return errFormer
+	case resp.TTL <= 0:
+		return rpctypes.ErrLeaseNotFound
 	}
-	return false
+	return s.extend(sent, time.Duration(resp.TTL)*time.Second)
 }
 
-func (s *session) note(err error) {
+// note keeps the fault of a try for those who will want to know, unless the try was called off.
+func (s *session) note(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
 	s.mu.Lock()
 	s.trouble = err
 	s.mu.Unlock()

@@ -89,7 +89,7 @@ func TestDeadlineOfAGrant(t *testing.T) {
 				s, start := runSession(t, c.ttl, f)
 				<-s.ready
 				lostAt(t, s, start, c.lost)
-				require.ErrorContains(t, s.why(), "no answer to a renewal")
+				require.ErrorContains(t, s.why(), "the lease could not be renewed in time")
 			})
 		})
 	}
@@ -352,7 +352,7 @@ func TestSuspendedMachine(t *testing.T) {
 				s.boot.Store(int64(sent.boot + s.left() - c.jump))
 				require.Equal(t, c.lost, s.passed())
 				sent.boot -= c.jump
-				require.Equal(t, !c.lost, s.extend(sent, time.Minute), "by a renewal that was sent before, and is answered now")
+				require.Equal(t, c.lost, s.extend(sent, time.Minute) != nil, "by a renewal that was sent before, and is answered now")
 				time.Sleep(time.Second)
 				synctest.Wait()
 				require.Equal(t, c.lost, isClosed(s.lost), "told")
@@ -367,7 +367,7 @@ func TestHeldNeedsNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := 0
 		s := newSession(t.Context(), new(fakeKV).newWire(t), &fakeLeases{}, time.Second, func(*session) { told++ })
-		require.True(t, s.extend(now(), 5*time.Second))
+		require.NoError(t, s.extend(now(), 5*time.Second))
 		synctest.Wait()
 		require.True(t, s.watchdog.Stop())
 		h := &hold{s: s}
@@ -379,7 +379,7 @@ func TestHeldNeedsNoGoroutine(t *testing.T) {
 		require.False(t, h.held())
 		require.True(t, isClosed(s.lost))
 		require.Equal(t, 1, told)
-		require.False(t, s.extend(now(), 5*time.Second), "lost is lost")
+		require.ErrorIs(t, s.extend(now(), 5*time.Second), errLate, "lost is lost")
 		s.lose(ErrClosed)
 		require.False(t, s.alive())
 		require.Equal(t, 1, told)

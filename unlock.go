@@ -2,7 +2,6 @@ package locker
 
 import (
 	"errors"
-	"fmt"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -21,10 +20,7 @@ func (c Client) Unlock(name string, quit chan<- bool) error {
 	if err == nil {
 		err = c.unlock(name)
 	}
-	if err != nil {
-		return fmt.Errorf("locker: unlock %q: %w", name, err)
-	}
-	return nil
+	return told("unlock", name, err)
 }
 
 func (c *core) unlock(name string) error {
@@ -67,21 +63,15 @@ func (c *core) giveBack(h *hold) error {
 		c.pass(h.name, heir)
 		return err
 	}
-	c.inherit(c.begin(&hold{s: h.s, name: h.name, token: token, lined: h.lined}, heir.quit), heir)
-	return nil
-}
-
-// inherit gives w the lock; if w has gone meanwhile, the lock is given back in turn.
-func (c *core) inherit(h *hold, w *waiter) {
+	inherited := c.begin(&hold{s: h.s, name: h.name, token: token, lined: h.lined}, heir.quit)
 	c.mu.Lock()
-	gone := w.gone
-	if !gone {
-		w.turn <- h
+	defer c.mu.Unlock()
+	if heir.gone {
+		c.tasks.start(func() { c.finish(inherited) })
+	} else {
+		heir.turn <- inherited
 	}
-	c.mu.Unlock()
-	if gone {
-		c.tasks.start(func() { c.finish(h) })
-	}
+	return nil
 }
 
 // pass gives up the seat, to w if it still waits for it.
@@ -99,23 +89,23 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 	next := h.next
 	if h.lined && next == nil { // others are likely to have come: a reading is cheaper than a commit in vain
 		if f := c.batch.send(by, txn{then: []clientv3.Op{first(h.name, clientv3.WithSerializable())}}); f.err == nil {
-			next = placeOf(kvOf(f.resp, 0))
+			next = kvOf(f.resp, 0)
 		}
 	}
 	plain := false  // delete, whoever waits
 	resent := false // what is found may be our own doing
 	for {
 		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)}}
-		stray := next != nil && (next.lease == h.s.id || next.lease == clientv3.NoLease) // nobody stands there
+		stray := next != nil && (next.Lease == int64(h.s.id) || next.Lease == 0) // nobody stands there
 		switch {
 		case plain:
 			heir = nil
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		case next != nil:
-			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(next.key), "=", next.create))
-			t.then = []clientv3.Op{clientv3.OpDelete(next.key)}
+			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(string(next.Key)), "=", next.CreateRevision))
+			t.then = []clientv3.Op{clientv3.OpDelete(string(next.Key))}
 			if !stray {
-				t.then = append(t.then, clientv3.OpPut(h.name, next.value, clientv3.WithLease(next.lease)))
+				t.then = append(t.then, clientv3.OpPut(h.name, string(next.Value), clientv3.WithLease(clientv3.LeaseID(next.Lease))))
 			}
 		case heir != nil:
 			t.cmps = append(t.cmps, nobody(h.name))
@@ -167,7 +157,7 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 		switch {
 		case kv != nil && kv.ModRevision == h.token:
 			if next = nil; !plain {
-				next = placeOf(kvOf(f.resp, 1))
+				next = kvOf(f.resp, 1)
 			}
 		case kv != nil && kv.Lease == int64(h.s.id) && heir != nil && resent:
 			return kv.ModRevision, nil // put for heir by an attempt that got no answer

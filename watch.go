@@ -3,8 +3,8 @@ package locker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -36,24 +36,17 @@ func (c Client) Watch(name string, valueChanges chan<- string, quit <-chan bool)
 	if err == nil {
 		err = c.watch(name, valueChanges, quit)
 	}
-	if err != nil {
-		return fmt.Errorf("locker: watch lock %q: %w", name, err)
-	}
-	return nil
+	return told("watch lock", name, err)
 }
 
 func (c *core) watch(name string, valueChanges chan<- string, quit <-chan bool) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	seen := make(chan string)
-	result := make(chan error, 1)
-	go func() { result <- c.observe(ctx, name, seen) }()
-	ended := false
-	defer func() {
-		cancel()
-		if !ended {
-			<-result
-		}
-	}()
+	failed := make(chan error, 1)
+	var observer sync.WaitGroup
+	observer.Go(func() { failed <- c.observe(ctx, name, seen) })
+	defer observer.Wait()
+	defer cancel()
 	var b backlog
 	for {
 		var out chan<- string
@@ -66,8 +59,7 @@ func (c *core) watch(name string, valueChanges chan<- string, quit <-chan bool) 
 			b.add(v)
 		case out <- value:
 			b.told()
-		case err := <-result:
-			ended = true
+		case err := <-failed:
 			return err
 		case <-quit:
 			return nil
@@ -113,10 +105,7 @@ func (c *core) observe(ctx context.Context, name string, seen chan<- string) err
 		case err != nil && (!started || !classify(err).passing):
 			return err
 		}
-		select {
-		case <-time.After(maxPause):
-		case <-ctx.Done():
-		}
+		sleep(ctx, maxPause)
 	}
 }
 

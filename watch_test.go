@@ -52,7 +52,7 @@ func TestWatchOfAHandOver(t *testing.T) {
 		waiting := make(chan Report, 1)
 		go func() { waiting <- heir.LockWait(t.Context(), name, value, nil) }()
 		eventually(t, "it stands in the line", func() bool {
-			return stored(t, etcd, placeKey(heir.current, name)) != nil
+			return stored(t, etcd, placeKey(heir.live[0], name)) != nil
 		})
 		require.NoError(t, holder.Unlock(name, nil))
 		require.Equal(t, Success, receive(t, waiting, soon).Msg)
