@@ -107,7 +107,8 @@ func (b bound) wait(c, d <-chan struct{}) error {
 // The first try runs in the caller's goroutine: a healthy cluster costs no goroutine and no hand-over.
 func ask[T any](b bound, w *wire, call func(context.Context) (T, error)) answer[T] {
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, every: b.every, call: call, wait: max(b.every, w.patience()), pause: firstPause}
+	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, every: b.every, call: call,
+		wait: max(b.every, w.patience()), pause: firstPause}
 	r.mu.Lock()
 	r.timer = time.AfterFunc(min(r.wait, time.Until(b.until)), r.again)
 	r.tries, r.open = 1, 1
@@ -199,8 +200,10 @@ func (r *request[T]) try() {
 	switch {
 	case r.settled:
 	case err == nil:
-		usual := r.w.usual.Load()
-		r.w.usual.Store(usual + (int64(took)-usual)/8)
+		if r.every == 0 { // a fault is not what is usual: there is a limit to what an answer teaches
+			usual := r.w.usual.Load()
+			r.w.usual.Store(usual + (int64(min(took, r.w.patience()))-usual)/8)
+		}
 		r.open--
 		r.settle(resp, nil)
 	case r.ctx.Err() != nil:

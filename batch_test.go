@@ -405,7 +405,7 @@ func TestBatchOnEtcd(t *testing.T) {
 	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 1, Flags: []string{"--max-txn-ops=16"}})
 	require.NoError(t, err)
 	t.Cleanup(func() { cluster.Close() })
-	root := newEtcd(t, cluster.Endpoints())
+	root := etcdtest.Connect(t, cluster.Endpoints())
 	ctx := t.Context()
 	for _, err := range []error{
 		second(root.RoleAdd(ctx, "root")), second(root.UserAdd(ctx, "root", "secret")), second(root.UserGrantRole(ctx, "root", "root")),

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/namespace"
@@ -15,7 +16,7 @@ func TestEndOfTheCtxReleasesAll(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := New(machines, 5, 60, ctx)
 	require.NoError(t, err)
-	other, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	other, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	names, reports := three(t, c, make(chan bool))
 	values, watched := watching(c, names[0], nil)
 	receive(t, values, soon)
@@ -35,7 +36,7 @@ func TestCloseHandsTheLockOn(t *testing.T) {
 	t.Parallel()
 	c, err := New(machines, 5, 60, context.Background())
 	require.NoError(t, err)
-	heir, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	heir, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name := newName()
 	mustLock(t, c, name, "of c", nil)
 	reports := make(chan Report, 1)
@@ -54,7 +55,7 @@ func TestCloseHandsTheLockOn(t *testing.T) {
 // A client of the caller's own may put all keys under a prefix.
 func TestClientWithANamespace(t *testing.T) {
 	t.Parallel()
-	etcd, shared := newEtcd(t, machines), newEtcd(t, machines)
+	etcd, shared := etcdtest.Connect(t, machines), etcdtest.Connect(t, machines)
 	prefix := newName() + "/"
 	shared.KV = namespace.NewKV(shared.KV, prefix)
 	shared.Watcher = namespace.NewWatcher(shared.Watcher, prefix)

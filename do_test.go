@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func TestDo(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	c := calm(newClient(t, 5, 60))
 	var inner context.Context
 	require.NoError(t, c.Do(ctx, name, "v", func(ctx context.Context, token int64) error {
@@ -34,7 +35,7 @@ func TestDo(t *testing.T) {
 
 func TestDoWaitsItsTurn(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	held := a.Lock(name, "a", nil)
 	require.Equal(t, Success, held.Msg)
@@ -75,24 +76,24 @@ func TestDoWithoutTheLock(t *testing.T) {
 // The lock is lost while fn runs: fn is told, Do waits for it, and says so.
 func TestDoTellsTheLoss(t *testing.T) {
 	t.Parallel()
-	for what, lose := range map[string]func(*testing.T, *clientv3.Client, network, Client, string){
-		"the lease is revoked": func(t *testing.T, etcd *clientv3.Client, _ network, c Client, _ string) { crash(t, etcd, c) },
-		"the key is deleted": func(t *testing.T, etcd *clientv3.Client, _ network, _ Client, name string) {
+	for what, lose := range map[string]func(*testing.T, *clientv3.Client, etcdtest.Network, Client, string){
+		"the lease is revoked": func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, c Client, _ string) { crash(t, etcd, c) },
+		"the key is deleted": func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, _ Client, name string) {
 			_, err := etcd.Delete(t.Context(), name)
 			require.NoError(t, err)
 		},
-		"the key is replaced": func(t *testing.T, etcd *clientv3.Client, _ network, _ Client, name string) {
+		"the key is replaced": func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, _ Client, name string) {
 			_, err := etcd.Put(t.Context(), name, "outsider")
 			require.NoError(t, err)
 			t.Cleanup(func() { etcd.Delete(context.Background(), name) })
 		},
-		"the network is gone": func(_ *testing.T, _ *clientv3.Client, net network, _ Client, _ string) { net.hold() },
+		"the network is gone": func(_ *testing.T, _ *clientv3.Client, net etcdtest.Network, _ Client, _ string) { net.Hold() },
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-			net := newNetwork(t, machines)
-			c := tapped(t, net.endpoints(), 2, nil, nil)
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+			net := etcdtest.NewNetwork(t, machines)
+			c := tapped(t, net.Endpoints(), 2, nil, nil)
 			own := errors.New("fn's own")
 			entered, told, leave, done := make(chan struct{}), make(chan error, 1), make(chan struct{}), make(chan error, 1)
 			go func() {
@@ -113,7 +114,7 @@ func TestDoTellsTheLoss(t *testing.T) {
 				t.Fatal("fn is not told")
 			}
 			require.NoError(t, ctx.Err())
-			net.heal()
+			net.Heal()
 			select {
 			case err := <-done:
 				t.Fatalf("Do does not wait for fn: %v", err)
@@ -131,7 +132,7 @@ func TestDoTellsTheLoss(t *testing.T) {
 // The end of the caller's ctx reaches fn, and the lock is given back all the same.
 func TestDoPassesTheCtxOn(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	c := calm(newClient(t, 5, 60))
 	type key struct{}
 	ctx, cancel := context.WithCancelCause(context.WithValue(limited(t), key{}, "value"))
@@ -153,7 +154,7 @@ func TestDoPassesTheCtxOn(t *testing.T) {
 
 func TestDoReturnsTheErrorOfFn(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	own := errors.New("fn's own")
 	c := calm(newClient(t, 5, 60))
 	require.Equal(t, own, c.Do(limited(t), name, "v", func(context.Context, int64) error { return own }))
@@ -163,13 +164,13 @@ func TestDoReturnsTheErrorOfFn(t *testing.T) {
 // etcd does not answer at the end: the error of fn and that of the release are both told.
 func TestDoJoinsErrors(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
-	net := newNetwork(t, machines)
+	etcd, name := etcdtest.Connect(t, machines), newName()
+	net := etcdtest.NewNetwork(t, machines)
 	own := errors.New("fn's own")
-	c := tapped(t, net.endpoints(), 20, nil, nil)
+	c := clientAt(t, net.Endpoints(), 5, 20)
 	start := time.Now()
 	err := c.Do(limited(t), name, "v", func(context.Context, int64) error {
-		net.hold()
+		net.Hold()
 		start = time.Now()
 		return own
 	})
@@ -177,13 +178,13 @@ func TestDoJoinsErrors(t *testing.T) {
 	require.ErrorIs(t, err, own)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, name)
-	net.heal()
+	net.Heal()
 	nothingLeft(t, etcd, name)
 }
 
 func TestDoReleasesWhenFnPanics(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	c := calm(newClient(t, 5, 60))
 	require.PanicsWithValue(t, "fn's own", func() {
 		c.Do(limited(t), name, "v", func(context.Context, int64) error { panic("fn's own") })
@@ -207,7 +208,7 @@ func TestDoReleasesWhenFnPanics(t *testing.T) {
 // fn may give the lock back itself; then there is nothing to say against it but that Do finds it not held.
 func TestUnlockWithinDo(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	c := calm(newClient(t, 5, 60))
 	err := c.Do(limited(t), name, "v", func(ctx context.Context, _ int64) error {
 		require.NoError(t, c.Unlock(name, nil))

@@ -18,7 +18,7 @@ import (
 // A frozen member keeps its connections open and says nothing; what was sent to it lies there until it goes on.
 func TestFrozenMembers(t *testing.T) {
 	t.Parallel()
-	cluster := newCluster(t, 3)
+	cluster := etcdtest.New(t, etcdtest.Options{Members: 3})
 	t.Run("each in turn", func(t *testing.T) { testEachFrozen(t, cluster) })
 	t.Run("a request applied long after", func(t *testing.T) { testLateRequest(t, cluster) })
 	t.Run("a leader for longer than a TTL", func(t *testing.T) { testFrozenLeader(t, cluster) })
@@ -45,12 +45,8 @@ func testEachFrozen(t *testing.T, cluster *etcdtest.Cluster) {
 		holds[i] = mustLock(t, clientAt(t, cluster.Endpoints(), 5, ttl), names[i], DefaultValue, nil)
 	}
 	c := clientAt(t, cluster.Endpoints(), 5, ttl)
-	leader, followers := leaderOf(t, cluster)
-	for _, member := range append(followers, leader) {
-		isLeader, _ := leaderOf(t, cluster)
-		var took []time.Duration
-		require.NoError(t, cluster.Freeze(member))
-		for end := time.Now().Add(ttl * time.Second * 6 / 10); time.Now().Before(end); {
+	times := func(within time.Duration) (took []time.Duration) { // of Locks, in order
+		for end := time.Now().Add(within); time.Now().Before(end); {
 			name := newName()
 			start := time.Now()
 			r := c.Lock(name, DefaultValue, nil)
@@ -58,15 +54,24 @@ func testEachFrozen(t *testing.T, cluster *etcdtest.Cluster) {
 			assert.Equal(t, Success, r.Msg, "%v", r.Err)
 			assert.NoError(t, c.Unlock(name, nil))
 		}
-		require.NoError(t, cluster.Thaw(member))
 		slices.Sort(took)
-		t.Logf("member %d frozen, leader %t: %d Locks, median %v, longest %v", member, member == isLeader,
-			len(took), took[len(took)/2], took[len(took)-1])
+		return took
+	}
+	leader, followers := leaderOf(t, cluster)
+	for _, member := range append(followers, leader) {
+		isLeader, _ := leaderOf(t, cluster)
+		healthy := times(time.Second)
+		require.NoError(t, cluster.Freeze(member))
+		took := times(ttl * time.Second * 6 / 10)
+		require.NoError(t, cluster.Thaw(member))
+		usual, median := healthy[len(healthy)/2], took[len(took)/2]
+		t.Logf("member %d frozen, leader %t: %d Locks, median %v, longest %v; median before: %v", member, member == isLeader,
+			len(took), median, took[len(took)-1], usual)
 		if member != isLeader {
-			assert.Less(t, took[len(took)/2], 50*time.Millisecond)
+			assert.Less(t, median, 50*time.Millisecond+4*usual, "4 times the usual: on a busy machine that is what counts")
 		}
 	}
-	etcd := newEtcd(t, cluster.Endpoints())
+	etcd := etcdtest.Connect(t, cluster.Endpoints())
 	for i, h := range holds {
 		require.True(t, h.Held())
 		require.Equal(t, h.Token, stored(t, etcd, names[i]).GetModRevision())
@@ -78,9 +83,9 @@ func testLateRequest(t *testing.T, cluster *etcdtest.Cluster) {
 	const ttl = 5
 	leader, followers := leaderOf(t, cluster)
 	frozen, follower := followers[0], followers[1]
-	n := newNetwork(t, cluster.Endpoints())
-	etcd := newEtcd(t, []string{cluster.Endpoints()[leader], cluster.Endpoints()[follower]})
-	c := clientAt(t, n.endpoints(), 1, ttl)
+	n := etcdtest.NewNetwork(t, cluster.Endpoints())
+	etcd := etcdtest.Connect(t, []string{cluster.Endpoints()[leader], cluster.Endpoints()[follower]})
+	c := clientAt(t, n.Endpoints(), 1, ttl)
 	t.Cleanup(func() { n[frozen].Heal() })
 	name, kept := newName(), newName()
 	session := mustLock(t, c, kept, DefaultValue, nil)
@@ -90,21 +95,25 @@ func testLateRequest(t *testing.T, cluster *etcdtest.Cluster) {
 	require.NoError(t, cluster.Freeze(frozen))
 	n[leader].Swallow()
 	n[follower].Swallow()
+	lies := n[frozen].Delivered(name)
 	given := make(chan Report, 1)
 	go func() { given <- c.Lock(name, DefaultValue, nil) }()
-	time.Sleep(700 * time.Millisecond)   // some of its tries have gone to the frozen member
-	n[frozen].Swallow(etcdtest.ToServer) // which is not to see that they are taken back
+	receive(t, lies, soon)               // there, with the frozen member,
+	n[frozen].Swallow(etcdtest.ToServer) // which is not to see that it is taken back
 	r := receive(t, given, time.Second+slack)
 	require.Equal(t, Fail, r.Msg)
 	require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+	listed := func() (n float64) { // how often the keys of a lease were asked for
+		for _, m := range []int{leader, follower} {
+			n += metric(t, cluster.Endpoints()[m], `grpc_server_handled_total{grpc_code="OK",grpc_method="LeaseTimeToLive",`+
+				`grpc_service="etcdserverpb.Lease",grpc_type="unary"}`)
+		}
+		return n
+	}
+	before := listed()
 	n[leader].Heal()
 	n[follower].Heal()
-
-	// The cluster answers, so what can be cleaned up by now is.
-	other := newName()
-	mustLock(t, c, other, DefaultValue, nil)
-	require.NoError(t, c.Unlock(other, nil))
-	time.Sleep(time.Second)
+	eventually(t, "the client has looked for what it left, again and again", func() bool { return listed() >= before+3 })
 	require.Nil(t, stored(t, etcd, name))
 
 	require.NoError(t, cluster.Thaw(frozen))
@@ -131,7 +140,7 @@ func testFrozenLeader(t *testing.T, cluster *etcdtest.Cluster) {
 	}
 	for range rounds {
 		leader, others := leaderOf(t, cluster)
-		etcd := newEtcd(t, []string{cluster.Endpoints()[others[0]], cluster.Endpoints()[others[1]]})
+		etcd := etcdtest.Connect(t, []string{cluster.Endpoints()[others[0]], cluster.Endpoints()[others[1]]})
 		holds := make([]Report, len(clients))
 		told, deleted := make([]chan time.Time, len(clients)), make([]chan time.Time, len(clients))
 		first := newName()

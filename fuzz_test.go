@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/namespace"
@@ -20,8 +21,8 @@ type island struct {
 
 func newIsland(t testing.TB) *island {
 	t.Helper()
-	i := &island{etcd: newEtcd(t, machines), prefix: newName() + ":"}
-	inner := newEtcd(t, machines)
+	i := &island{etcd: etcdtest.Connect(t, machines), prefix: newName() + ":"}
+	inner := etcdtest.Connect(t, machines)
 	inner.KV = namespace.NewKV(inner.KV, i.prefix)
 	inner.Watcher = namespace.NewWatcher(inner.Watcher, i.prefix)
 	inner.Lease = namespace.NewLease(inner.Lease, i.prefix)
@@ -29,6 +30,7 @@ func newIsland(t testing.TB) *island {
 		var err error
 		*c, err = NewFromClient(context.Background(), inner, 30)
 		require.NoError(t, err)
+		calm(*c) // what is sent twice may be applied late
 		t.Cleanup(func() { require.NoError(t, c.Close()) })
 	}
 	return i

@@ -1,10 +1,8 @@
 package locker
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +20,7 @@ import (
 
 func TestHandOverIsOneCommit(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	a, b := calm(newClient(t, 5, 30)), calm(newClient(t, 5, 30))
 	first := a.Lock(name, "a", nil)
 	require.Equal(t, Success, first.Msg)
@@ -53,7 +51,7 @@ func TestHandOverIsOneCommit(t *testing.T) {
 // Wherever a hand-over stands, there is no moment at which a third client, or another goroutine, gets in.
 func TestLockCannotBargeIn(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	thief := calm(newClient(t, 5, 30))
 	var tries atomic.Int64
 	steal := func() {
@@ -119,7 +117,7 @@ func TestLockCannotBargeInWithinAProcess(t *testing.T) {
 // The holder has read who is next, and that waiter leaves before the lock is sent its way.
 func TestHandOverToOneWhoHasLeft(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	handing := newGate()
 	a := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
 		if puts(req, name) && deletes(req, name+waiting) && compares(req, name, pb.Compare_MOD) {
@@ -156,7 +154,7 @@ func TestHandedLockIsPassedOn(t *testing.T) {
 	for _, next := range []string{"another client", "another goroutine", "nobody"} {
 		t.Run(next, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 			event := newGate()
 			a, c := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 			b := tapped(t, machines, 60, nil, func(key string, resp *clientv3.WatchResponse) {
@@ -199,7 +197,7 @@ func TestHandedLockIsPassedOn(t *testing.T) {
 // The same within a process: the release has put the lock for the heir, who gives up before the answer is here.
 func TestInheritedLockIsPassedOn(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	sent := newGate()
 	c := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
 		err := send(ctx, reply)
@@ -231,7 +229,7 @@ func TestLateReleaseLeavesTheNextHolderAlone(t *testing.T) {
 	for _, line := range []string{"nobody waits", "somebody waits", "a goroutine waits"} {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 			releasing := newGate()
 			a := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
 				if deletes(req, name) || puts(req, name) && compares(req, name, pb.Compare_MOD) {
@@ -276,29 +274,79 @@ func TestLateReleaseLeavesTheNextHolderAlone(t *testing.T) {
 	}
 }
 
-// A request of ours that entered the line, and got no answer, arrives when we have come and gone.
-func TestLateEntryIsRemoved(t *testing.T) {
-	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	a := newClient(t, 5, 2)
+// late is a tap that keeps the first request of that kind, for the test to deliver later.
+func late(kind func(req any) bool) (deliver <-chan func() error, _ tap) {
+	kept := make(chan func() error, 1)
 	var once sync.Once
-	deliver := make(chan func() error, 1)
-	b := tapped(t, machines, 2, func(ctx context.Context, req, reply any, send sender) error {
-		if !enters(req, name) {
-			return send(ctx, reply)
-		}
+	return kept, func(ctx context.Context, req, reply any, send sender) error {
 		lost := false
-		once.Do(func() {
-			lost = true
-			later := context.WithoutCancel(ctx)
-			deliver <- func() error { return send(later, new(pb.TxnResponse)) }
-		})
+		if kind(req) {
+			once.Do(func() {
+				lost = true
+				later := context.WithoutCancel(ctx)
+				kept <- func() error { return send(later, new(pb.TxnResponse)) }
+			})
+		}
 		if lost {
 			<-ctx.Done()
 			return ctx.Err()
 		}
 		return send(ctx, reply)
-	}, nil)
+	}
+}
+
+// What a client leaves behind is removed by a request that is sent twice, and arrives the second time when the name is
+// locked again, under the same lease.
+func TestLateRemovalLeavesTheNextHoldAlone(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	deliver, tap := late(func(req any) bool { return deletes(req, name) })
+	c := tapped(t, machines, 60, tap, nil)
+	c.usual.Store(0) // it is to try again soon
+	_, err := etcd.Put(ctx, name, "left", clientv3.WithLease(c.live[0].id))
+	require.NoError(t, err)
+	c.loose(c.live[0])
+	remove := receive(t, deliver, soon)
+	eventually(t, "it is removed", func() bool { return stored(t, etcd, name) == nil })
+	r := c.Lock(name, "c", nil)
+	require.Equal(t, Success, r.Msg)
+	require.NoError(t, remove())
+	require.Equal(t, r.Token, stored(t, etcd, name).GetModRevision())
+	require.NoError(t, c.Unlock(name, nil))
+}
+
+// The same of the place of a waiter that gives up, and comes back.
+func TestLateRemovalLeavesTheNextPlaceAlone(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	a := calm(newClient(t, 5, 60))
+	deliver, tap := late(func(req any) bool { return deletes(req, name+waiting) })
+	b := tapped(t, machines, 60, tap, nil)
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	leaving, leave := context.WithCancel(ctx)
+	turn := wait(leaving, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	b.usual.Store(0) // it is to try again soon
+	leave()
+	require.ErrorIs(t, outcomeOf(t, turn).Err, context.Canceled)
+	remove := receive(t, deliver, soon)
+	awaitPlaces(t, etcd, name, 0)
+	turn = wait(ctx, b, name, "b again")
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, remove())
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, a.Unlock(name, nil))
+	gotLock(t, turn)
+	require.NoError(t, b.Unlock(name, nil))
+}
+
+// A request of ours that entered the line, and got no answer, arrives when we have come and gone.
+func TestLateEntryIsRemoved(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	a := newClient(t, 5, 2)
+	deliver, tap := late(func(req any) bool { return enters(req, name) })
+	b := tapped(t, machines, 2, tap, nil)
 	b.usual.Store(0) // it is to try again soon
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	turn := wait(ctx, b, name, "b")
@@ -326,9 +374,9 @@ func crash(t *testing.T, etcd *clientv3.Client, c Client) {
 
 func TestHolderCrashes(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-	net := newNetwork(t, machines)
-	a, b, c := tapped(t, net.endpoints(), 2, nil, nil), newClient(t, 5, 2), newClient(t, 5, 2)
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	net := etcdtest.NewNetwork(t, machines)
+	a, b, c := tapped(t, net.Endpoints(), 2, nil, nil), newClient(t, 5, 2), newClient(t, 5, 2)
 	held := a.Lock(name, "a", nil)
 	require.Equal(t, Success, held.Msg)
 	first := wait(ctx, b, name, "b")
@@ -336,14 +384,14 @@ func TestHolderCrashes(t *testing.T) {
 	second := wait(ctx, c, name, "c")
 	awaitPlaces(t, etcd, name, 2)
 
-	net.hold()
+	net.Hold()
 	start := time.Now()
 	r := gotLock(t, first)
 	require.Less(t, time.Since(start), 4*time.Second, "TTL + 2 s")
 	require.Greater(t, r.Token, held.Token)
 	require.False(t, held.Held())
 	require.Empty(t, second)
-	net.heal()
+	net.Heal()
 	require.NoError(t, b.Unlock(name, nil))
 	gotLock(t, second)
 }
@@ -353,10 +401,10 @@ func TestHolderAndFirstWaiterCrash(t *testing.T) {
 	for _, when := range []string{"together", "the waiter after the hand-over", "the waiter first", "the holder first"} {
 		t.Run(when, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-			neta, netb := newNetwork(t, machines), newNetwork(t, machines)
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+			neta, netb := etcdtest.NewNetwork(t, machines), etcdtest.NewNetwork(t, machines)
 			entered, entry := entering(name)
-			a, b := tapped(t, neta.endpoints(), 2, nil, nil), tapped(t, netb.endpoints(), 2, entry, nil)
+			a, b := tapped(t, neta.Endpoints(), 2, nil, nil), tapped(t, netb.Endpoints(), 2, entry, nil)
 			c := newClient(t, 5, 2)
 			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 			lost := wait(ctx, b, name, "b")
@@ -367,23 +415,23 @@ func TestHolderAndFirstWaiterCrash(t *testing.T) {
 			start := time.Now()
 			switch when {
 			case "together":
-				neta.hold()
-				netb.hold()
+				neta.Hold()
+				netb.Hold()
 			case "the waiter after the hand-over":
-				netb.hold()
+				netb.Hold()
 				start = time.Now()
 				require.NoError(t, a.Unlock(name, nil))
 			case "the waiter first":
 				crash(t, etcd, b)
 				crash(t, etcd, a)
 			case "the holder first":
-				netb.hold()
+				netb.Hold()
 				crash(t, etcd, a)
 			}
 			gotLock(t, turn)
 			require.Less(t, time.Since(start), limit)
-			neta.heal()
-			netb.heal()
+			neta.Heal()
+			netb.Heal()
 			r := outcomeOf(t, lost)
 			require.False(t, r.Held())
 			require.Equal(t, Fail, r.Msg)
@@ -395,7 +443,7 @@ func TestHolderAndFirstWaiterCrash(t *testing.T) {
 // A client that knows no line deletes the key: the first in the line is there in the next commit.
 func TestPlainDeleteWakesTheLine(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	old := &fork{etcd, name}
 	require.True(t, old.lock(t, "old"))
 	var turns []<-chan Report
@@ -418,16 +466,12 @@ func TestPlainDeleteWakesTheLine(t *testing.T) {
 // While the first in the line has not heard of the deletion yet, those behind it let the lock lie.
 func TestOnlyTheFirstInTheLineClaims(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	old := &fork{etcd, name}
 	require.True(t, old.lock(t, "old"))
 	slow, looked := newGate(), newGate()
 	var claimed atomic.Bool
-	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
-		if len(resp.Events) > 0 {
-			slow.pass(ctx, nil)
-		}
-	})
+	b := tapped(t, machines, 60, nil, hearing(ctx, slow))
 	c := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
 		if puts(req, name) && deletes(req, name+waiting) {
 			claimed.Store(true)
@@ -458,14 +502,10 @@ func TestOnlyTheFirstInTheLineClaims(t *testing.T) {
 // last time say that there may be one.
 func TestNewcomerGoesBehindTheLine(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	old := &fork{etcd, name}
 	slow := newGate()
-	a, b := calm(newClient(t, 5, 60)), tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
-		if len(resp.Events) > 0 {
-			slow.pass(ctx, nil)
-		}
-	})
+	a, b := calm(newClient(t, 5, 60)), tapped(t, machines, 60, nil, hearing(ctx, slow))
 	require.True(t, old.lock(t, "old"))
 	turn := wait(ctx, a, name, "a")
 	awaitPlaces(t, etcd, name, 1)
@@ -491,7 +531,7 @@ func TestNewcomerGoesBehindTheLine(t *testing.T) {
 // A place goes just before its claim of the free lock arrives: the claim is void.
 func TestClaimWithoutAPlace(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	old := &fork{etcd, name}
 	require.True(t, old.lock(t, "old"))
 	claimAt := func(g *gate) tap {
@@ -525,7 +565,7 @@ func TestClaimWithoutAPlace(t *testing.T) {
 
 func TestForkAndOursExcludeEachOther(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	old := &fork{etcd, name}
 	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 
@@ -589,7 +629,7 @@ func TestLostEventStrandsNobody(t *testing.T) {
 	for _, what := range []string{"hand-over", "deletion"} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 			a := newClient(t, 5, 3)
 			dropped := make(chan struct{}, 10)
 			b := tapped(t, machines, 3, nil, func(_ string, resp *clientv3.WatchResponse) {
@@ -617,7 +657,7 @@ func TestLostEventStrandsNobody(t *testing.T) {
 // A watch that ends, as after a compaction, is opened anew, and what it would have told meanwhile is looked up.
 func TestBrokenWatchStrandsNobody(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	a := calm(newClient(t, 5, 60))
 	var broken atomic.Bool
 	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
@@ -674,7 +714,7 @@ func TestUncontendedLockWaitIsOneTransaction(t *testing.T) {
 // In a contended lock the release is one transaction, and the one who gets the lock writes nothing.
 func TestCostOfAHandOver(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	var sent [4]requests
 	var clients []Client
 	for i := range sent {
@@ -730,7 +770,7 @@ func TestCostOfAHandOverWithinAProcess(t *testing.T) {
 func TestHandOverWakesOneWaiter(t *testing.T) {
 	t.Parallel()
 	const waiters = 20
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	var events, watches atomic.Int64
 	holder := calm(newClient(t, 5, 60))
 	require.Equal(t, Success, holder.Lock(name, "v", nil).Msg)
@@ -761,11 +801,14 @@ func TestHandOverWakesOneWaiter(t *testing.T) {
 func TestProposals(t *testing.T) {
 	t.Parallel()
 	ctx := limited(t)
-	cluster, err := etcdtest.Start(ctx, etcdtest.Options{Members: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
+	cluster := etcdtest.New(t, etcdtest.Options{Members: 1})
 	const cycles = 30
-	etcd := newEtcd(t, cluster.Endpoints())
+	etcd := etcdtest.Connect(t, cluster.Endpoints())
+	committed := func() float64 { // the metric of that name may lag behind an answer
+		status, err := etcd.Status(ctx, cluster.Endpoints()[0])
+		require.NoError(t, err)
+		return float64(status.RaftIndex)
+	}
 
 	for _, n := range []int{2, 4} {
 		name := newName()
@@ -781,7 +824,7 @@ func TestProposals(t *testing.T) {
 		var before float64
 		for i := range n + cycles {
 			if i == n {
-				before = committed(t, cluster.Endpoints()[0])
+				before = committed()
 			}
 			calm(clients[i%n])
 			gotLock(t, turns[i%n])
@@ -789,7 +832,7 @@ func TestProposals(t *testing.T) {
 			turns[i%n] = wait(ctx, clients[i%n], name, "v")
 			awaitPlaces(t, etcd, name, n-1)
 		}
-		each := (committed(t, cluster.Endpoints()[0]) - before) / cycles
+		each := (committed() - before) / cycles
 		if each > 2 {
 			t.Errorf("%d clients: %.2f proposals a cycle", n, each)
 		}
@@ -804,7 +847,7 @@ func TestProposals(t *testing.T) {
 	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
 	turn := wait(ctx, c, name, "v")
 	awaitLine(t, c, name, 1)
-	before := committed(t, cluster.Endpoints()[0])
+	before := committed()
 	for range cycles {
 		calm(c)
 		require.NoError(t, c.Unlock(name, nil))
@@ -812,26 +855,9 @@ func TestProposals(t *testing.T) {
 		turn = wait(ctx, c, name, "v")
 		awaitLine(t, c, name, 1)
 	}
-	require.InDelta(t, cycles, committed(t, cluster.Endpoints()[0])-before, 0, "within a client")
+	require.InDelta(t, cycles, committed()-before, 0, "within a client")
 	require.NoError(t, c.Unlock(name, nil))
 	gotLock(t, turn)
-}
-
-// committed is how many Raft proposals a member has committed.
-func committed(t *testing.T, endpoint string) float64 {
-	t.Helper()
-	resp, err := http.Get(endpoint + "/metrics")
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "etcd_server_proposals_committed_total "); ok {
-			n, err := strconv.ParseFloat(value, 64)
-			require.NoError(t, err)
-			return n
-		}
-	}
-	t.Fatal("no such metric")
-	return 0
 }
 
 // change is what one commit did to a lock's key and its line.

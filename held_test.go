@@ -18,7 +18,7 @@ import (
 
 func TestHoldOutlivesItsTTL(t *testing.T) {
 	t.Parallel()
-	c, other, etcd := newClient(t, 5, 1), newClient(t, 5, 1), newEtcd(t, machines)
+	c, other, etcd := newClient(t, 5, 1), newClient(t, 5, 1), etcdtest.Connect(t, machines)
 	name := newName()
 	r := mustLock(t, c, name, DefaultValue, nil)
 	end, tick := time.After(3*c.live[0].granted()), time.NewTicker(100*time.Millisecond)
@@ -40,7 +40,7 @@ func TestHoldOutlivesItsTTL(t *testing.T) {
 
 func TestCrashOfTheHolder(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 1), newEtcd(t, machines)
+	c, etcd := newClient(t, 5, 1), etcdtest.Connect(t, machines)
 	name := newName()
 	holder := child(t, "hold", name)
 	stdin, err := holder.StdinPipe()
@@ -93,7 +93,7 @@ func TestInterference(t *testing.T) {
 	for kind, interfere := range interferences {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			c, etcd := newClient(t, 5, 6), newEtcd(t, machines)
+			c, etcd := newClient(t, 5, 6), etcdtest.Connect(t, machines)
 			name, byQuit, beside, quit := newName(), newName(), newName(), make(chan bool)
 			lost := map[string]Report{
 				name:   mustLock(t, c, name, DefaultValue, nil),
@@ -139,7 +139,7 @@ func TestInterferenceAtOnce(t *testing.T) {
 	for kind, interfere := range interferences {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			c, etcd := newClient(t, 5, 30), newEtcd(t, machines)
+			c, etcd := newClient(t, 5, 30), etcdtest.Connect(t, machines)
 			name, byQuit, quit := newName(), newName(), make(chan bool)
 			c.usual.Store(int64(time.Minute)) // no request is sent twice: what is found is not its own effect
 			mustLock(t, c, name, DefaultValue, nil)
@@ -165,7 +165,7 @@ func TestInterferenceAtOnce(t *testing.T) {
 
 func TestGuard(t *testing.T) {
 	t.Parallel()
-	c, other, etcd := newClient(t, 5, 5), newClient(t, 5, 5), newEtcd(t, machines)
+	c, other, etcd := newClient(t, 5, 5), newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name, guarded := newName(), newName()
 	defer remove(t, etcd, guarded)
 	write := func(r Report) bool {
@@ -191,8 +191,8 @@ func TestGuard(t *testing.T) {
 // Holds that are older than etcd's history are still watched, and cost no stream of requests.
 func TestHoldSurvivesCompaction(t *testing.T) {
 	t.Parallel()
-	endpoints := newMember(t)
-	etcd := newEtcd(t, endpoints)
+	endpoints := etcdtest.New(t, etcdtest.Options{Members: 1}).Endpoints()
+	etcd := etcdtest.Connect(t, endpoints)
 	var asked atomic.Int64
 	counted, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialOptions: []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, resp any, conn *grpc.ClientConn,

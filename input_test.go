@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -39,7 +40,7 @@ func refused(r Report) error {
 
 func TestBadNamesAndValues(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	prefix := newName()
 	for what, call := range calls {
 		for _, name := range []string{"", waiting, prefix + waiting, prefix + waiting + "1a", prefix + "/a" + waiting + "b", prefix + "/.waiting"} {
@@ -77,7 +78,7 @@ func TestNoClientGiven(t *testing.T) {
 
 func TestNumbersThatAreNotGiven(t *testing.T) {
 	t.Parallel()
-	etcd := newEtcd(t, machines)
+	etcd := etcdtest.Connect(t, machines)
 	for _, n := range []int64{0, -1, -1 << 63} {
 		c := newClient(t, n, n)
 		require.Equal(t, 5*time.Second, c.timeout)
@@ -113,7 +114,7 @@ func TestUseAfterTheEnd(t *testing.T) {
 	}
 	require.NoError(t, left.Close())
 	require.ErrorIs(t, Client{}.Close(), ErrClosed)
-	require.Nil(t, stored(t, newEtcd(t, machines), name))
+	require.Nil(t, stored(t, etcdtest.Connect(t, machines), name))
 }
 
 func TestNewAfterTheEndOfItsCtx(t *testing.T) {

@@ -160,14 +160,23 @@ func (c *core) tidy(s *session) error {
 	each(remains, func(name string) {
 		for _, key := range []string{name, placeKey(s, name)} {
 			if listed[key] {
-				f := c.batch.do(by, txn{
-					cmps: []clientv3.Cmp{clientv3.Compare(clientv3.LeaseValue(key), "=", s.id)},
-					then: []clientv3.Op{clientv3.OpDelete(key)},
-				})
-				l("removed what a lost request had left", "key", key, "err", f.err)
+				l("removed what a lost request had left", "key", key, "err", c.remove(by, s, key))
 			}
 		}
 		c.pass(name, nil)
 	})
 	return nil
+}
+
+// remove deletes a lock that carries our lease, or our place in the line, for whoever has the seat. It deletes what it
+// has seen, by revision: sent twice and late, it must not meet what we put next, under the same lease.
+func (c *core) remove(by bound, s *session, key string) error {
+	kv, _, err := c.read(by, key)
+	if err != nil || kv == nil || kv.Lease != int64(s.id) && !strings.Contains(key, waiting) {
+		return err
+	}
+	return c.batch.do(by, txn{
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)},
+		then: []clientv3.Op{clientv3.OpDelete(key)},
+	}).err
 }

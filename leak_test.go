@@ -48,10 +48,9 @@ func sendToAll(t *testing.T, _ Client, quit chan bool, names []string) {
 }
 
 func TestReleaseLeavesNothing(t *testing.T) {
-	c, etcd := newClient(t, 5, 1), newEtcd(t, machines)
-	unrenewed := goroutines(oneWatch)
+	c, etcd := newClient(t, 5, 1), etcdtest.Connect(t, machines)
 	c.live[0].hurry()
-	eventually(t, "the stream of renewals is open", func() bool { return goroutines(oneWatch) > unrenewed })
+	eventually(t, "the stream of renewals is open", func() bool { return c.live[0].idle.Load() != nil })
 	for kind, way := range releases {
 		for _, long := range []bool{false, true} {
 			t.Run(kind, func(t *testing.T) {
@@ -107,7 +106,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			require.ErrorIs(t, receive(t, waiter, soon).Err, ErrClosed)
 			eventually(t, "no goroutine is left", func() bool { return goroutines(etcdClient, grpcClient) <= before })
 
-			etcd := newEtcd(t, machines)
+			etcd := etcdtest.Connect(t, machines)
 			for _, name := range names {
 				require.Nil(t, stored(t, etcd, name))
 			}

@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 func TestLockIsExclusive(t *testing.T) {
 	t.Parallel()
-	a, b, etcd := newClient(t, 5, 5), newClient(t, 5, 5), newEtcd(t, machines)
+	a, b, etcd := newClient(t, 5, 5), newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name := newName()
 	var last int64
 	for range 3 {
@@ -41,7 +42,7 @@ func TestLockIsExclusive(t *testing.T) {
 
 func TestLockOfAPlainKey(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name := newName()
 	revision := put(t, etcd, name, "")
 	mustFail(t, c, name)
@@ -85,7 +86,7 @@ func TestGetAndInspect(t *testing.T) {
 // What etcd says can be found in the error, and concerns the one who asked.
 func TestErrorOfEtcd(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name := newName()
 	r := c.Lock(name, strings.Repeat("x", 1700<<10), nil) // etcd takes 1.5 MiB, and its client sends 2
 	require.Equal(t, Fail, r.Msg)
@@ -109,7 +110,7 @@ func TestErrorOfAWait(t *testing.T) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			seat, queue := c.seats[name], c.queues[name]
-			return seat != nil && len(seat.line) > 0 || queue != nil && queue.inUse
+			return seat != nil && len(seat.line) > 0 || queue != nil && isClosed(queue.ready)
 		})
 		cancel()
 		r := receive(t, reports, soon)

@@ -44,52 +44,38 @@ type queue struct {
 	ready     chan struct{} // closed once both watches are open
 	event     chan struct{} // something was deleted, or may have been; of capacity 1
 	deleted   atomic.Int64  // revision of the last deletion that was seen
-
-	inUse   bool // guarded by core.mu
-	restful bool // not used since the janitor came by; guarded by core.mu
+	idle      bool          // not used since the janitor came by; guarded by core.mu
 }
 
-// queueOf is the open queue of that name, or a new one if open says so. It is in use until rest.
-func (c *core) queueOf(s *session, name string, open bool) *queue {
+// queueOf is the queue of that name, for whoever has the seat.
+func (c *core) queueOf(s *session, name string) *queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.queues[name]
-	if q != nil && (q.s != s || q.ctx.Err() != nil) {
+	if q != nil && q.s != s {
 		q.close(nil)
-		delete(c.queues, name)
-		q = nil
 	}
-	if q == nil && open {
+	if q == nil || q.ctx.Err() != nil {
 		q = &queue{s: s, name: name, key: placeKey(s, name), ready: make(chan struct{}), event: make(chan struct{}, 1)}
 		q.ctx, q.close = context.WithCancelCause(c.ctx)
 		c.queues[name] = q
 		c.tasks.start(func() { c.follow(q) })
 	}
-	if q != nil {
-		q.inUse, q.restful = true, false
-	}
+	q.idle = false
 	return q
 }
 
-// rest ends the use of a name's queue; the janitor closes it when nobody comes for it.
-func (c *core) rest(name string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if q := c.queues[name]; q != nil {
-		q.inUse = false
-	}
-}
-
-// closeQueues closes the queues that nobody has used since the last time.
+// closeQueues is the janitor's: it closes the queues that nobody has used since the last time.
 func (c *core) closeQueues() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, q := range c.queues {
-		if q.restful {
+		if q.idle {
 			q.close(nil)
 			delete(c.queues, name)
 		}
-		q.restful = !q.inUse
+		seat := c.seats[name]
+		q.idle = seat == nil || seat.hold != nil // else somebody may be waiting
 	}
 }
 
@@ -239,7 +225,6 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 		}
 		stop()
 		cancel()
-		c.rest(h.name)
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			h.s.lose(err)
 		}
@@ -256,21 +241,21 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 // approach tries to take the lock at once, where nothing says that it is contended, and else opens the queue.
 func (c *core) approach(ctx context.Context, h *hold, value string) (q *queue, err error) {
 	by := c.bound(ctx)
-	if h.s, err = c.session(by); err != nil {
+	c.mu.Lock()
+	contended := c.queues[h.name] != nil
+	c.mu.Unlock()
+	if contended {
+		h.s, err = c.session(by)
+	} else {
+		h.s, h.token, err = c.try(by, h.name, value)
+	}
+	if err != nil || h.token > 0 {
 		return nil, err
 	}
-	if c.queueOf(h.s, h.name, false) == nil {
-		if h.s, h.token, err = c.try(by, h.name, value); err != nil || h.token > 0 {
-			return nil, err
-		}
-	}
 	h.lined = true
-	q = c.queueOf(h.s, h.name, true)
+	q = c.queueOf(h.s, h.name)
 	if err = by.wait(q.ready, q.ctx.Done()); err == nil && q.ctx.Err() != nil {
 		err = context.Cause(q.ctx)
-	}
-	if err != nil {
-		c.rest(h.name)
 	}
 	return q, err
 }
@@ -390,22 +375,22 @@ func (c *core) change(ctx context.Context, h *hold, t txn) found {
 	return f
 }
 
-// leave cleans up behind a LockWait that ended early, with the seat, which is settling: it removes the place, and where that was handed
-// the lock meanwhile, passes it on. If etcd does not answer, the janitor goes on with it.
+// leave cleans up behind a LockWait that ended early, with the seat, which is settling: it removes the place, and where
+// that was handed the lock meanwhile, passes it on. If etcd does not answer, the janitor goes on with it.
 func (c *core) leave(s *session, name string) {
-	if s == nil || !s.alive() {
-		c.pass(name, nil) // there was nothing, or it goes with the lease
-		return
-	}
-	f := c.batch.do(c.bound(c.wireCtx), txn{then: []clientv3.Op{clientv3.OpDelete(placeKey(s, name)), clientv3.OpGet(name)}})
-	if f.err != nil {
-		c.loose(s)
-		c.pass(name, nil)
-		return
-	}
-	if kv := kvOf(f.resp, 1); kv != nil && kv.Lease == int64(s.id) {
-		c.giveBack(&hold{s: s, name: name, token: kv.ModRevision})
-		return
+	if s != nil && s.alive() { // else there was nothing, or it goes with the lease
+		by := c.bound(c.wireCtx)
+		err := c.remove(by, s, placeKey(s, name))
+		var kv *mvccpb.KeyValue
+		if err == nil {
+			kv, _, err = c.read(by, name)
+		}
+		if err != nil {
+			c.loose(s)
+		} else if kv.GetLease() == int64(s.id) {
+			c.giveBack(&hold{s: s, name: name, token: kv.ModRevision})
+			return
+		}
 	}
 	c.pass(name, nil)
 }

@@ -18,7 +18,7 @@ import (
 
 func TestOrderAcrossClients(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	holder := calm(newClient(t, 5, 60))
 	r := holder.Lock(name, "first", nil)
 	require.Equal(t, Success, r.Msg)
@@ -47,7 +47,7 @@ func TestOrderAcrossClients(t *testing.T) {
 
 func TestOrderWithinAProcess(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	c := calm(newClient(t, 5, 60))
 	r := c.Lock(name, "first", nil)
 	require.Equal(t, Success, r.Msg)
@@ -100,7 +100,7 @@ func TestOrderWithinAProcessAfterOneHasLeft(t *testing.T) {
 // A process is one waiter to the cluster, and goes to the end of the line after its turn.
 func TestProcessTakesOnePlace(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	holder, many, few := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	require.Equal(t, Success, holder.Lock(name, "v", nil).Msg)
 	var turns []<-chan Report
@@ -150,7 +150,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			require.Equal(t, Success, s.client(t, nil, nil).Lock(s.own, "v", nil).Msg)
 			s.name = s.own
 			end := s.waitInLine(t)
-			s.net.hold()
+			s.net.Hold()
 			return end
 		}},
 		{"stands in the line", true, func(t *testing.T, s *scene) <-chan ending {
@@ -160,13 +160,13 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 		{"stands in the line, the network is gone", true, func(t *testing.T, s *scene) <-chan ending {
 			s.client(t, nil, nil)
 			end := s.waitInPlace(t)
-			s.net.hold()
+			s.net.Hold()
 			return end
 		}},
 		{"enters the line, the answer is lost", true, func(t *testing.T, s *scene) <-chan ending {
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				if enters(req, s.name) {
-					s.once.Do(func() { s.net.swallow(etcdtest.ToClient) })
+					s.once.Do(func() { s.net.Swallow(etcdtest.ToClient) })
 				}
 				return send(ctx, reply)
 			}, nil)
@@ -176,7 +176,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			sent := newGate()
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				if enters(req, s.name) {
-					s.once.Do(func() { s.net.swallow(etcdtest.ToServer) })
+					s.once.Do(func() { s.net.Swallow(etcdtest.ToServer) })
 					sent.arrive()
 				}
 				return send(ctx, reply)
@@ -190,7 +190,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				err := send(ctx, reply)
 				if puts(req, s.name) {
-					s.once.Do(s.net.hold)
+					s.once.Do(func() { s.net.Hold() })
 					sent.arrive()
 				}
 				return err
@@ -207,7 +207,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 				}
 				return send(ctx, reply)
 			}, nil)
-			s.net.hold()
+			s.net.Hold()
 			end := s.wait()
 			sent.awaitArrival(t)
 			return end
@@ -216,7 +216,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			handed := newGate()
 			s.client(t, nil, func(_ string, resp *clientv3.WatchResponse) {
 				if len(resp.Events) > 0 {
-					s.once.Do(s.net.hold)
+					s.once.Do(func() { s.net.Hold() })
 					handed.arrive()
 				}
 			})
@@ -228,7 +228,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 	} {
 		t.Run(c.when, func(t *testing.T) {
 			t.Parallel()
-			s := &scene{name: newName(), own: newName(), net: newNetwork(t, machines), etcd: newEtcd(t, machines), holder: newClient(t, 5, 5)}
+			s := &scene{name: newName(), own: newName(), net: etcdtest.NewNetwork(t, machines), etcd: etcdtest.Connect(t, machines), holder: newClient(t, 5, 5)}
 			require.Equal(t, Success, s.holder.Lock(s.name, "holder", nil).Msg)
 			var cancel context.CancelCauseFunc
 			s.ctx, cancel = context.WithCancelCause(limited(t))
@@ -251,7 +251,7 @@ func TestLockWaitEndsWithItsCtx(t *testing.T) {
 			}
 
 			// What is left of it goes by itself, and the client is as good as new.
-			s.net.heal()
+			s.net.Heal()
 			awaitPlaces(t, s.etcd, s.name, 0)
 			if err := s.holder.Unlock(s.name, nil); err != nil {
 				require.ErrorIs(t, err, ErrNotHeld)
@@ -285,7 +285,7 @@ type scene struct {
 	ctx    context.Context
 	name   string
 	own    string // the name of a lock that the waiting client holds itself
-	net    network
+	net    etcdtest.Network
 	once   sync.Once // the network fails once
 	etcd   *clientv3.Client
 	holder Client
@@ -299,7 +299,7 @@ type ending struct {
 }
 
 func (s *scene) client(t *testing.T, requests tap, events watchTap) Client {
-	s.waiter = tapped(t, s.net.endpoints(), 5, requests, events)
+	s.waiter = tapped(t, s.net.Endpoints(), 5, requests, events)
 	return s.waiter
 }
 
@@ -326,7 +326,7 @@ func (s *scene) waitInLine(t *testing.T) <-chan ending {
 
 func TestLockWaitEndsAtItsDeadline(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	for _, c := range []Client{a, b} { // in the line of the process, and in that of the cluster
@@ -346,7 +346,7 @@ func TestLockWaitEndsAtItsDeadline(t *testing.T) {
 
 func TestLockWaitWithAnEndedCtxDoesNothing(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	var sent requests
 	c := tapped(t, machines, 60, sent.tap, nil)
 	sent.take()
@@ -362,7 +362,7 @@ func TestLockWaitWithAnEndedCtxDoesNothing(t *testing.T) {
 // The ctx bounds the wait, never the hold.
 func TestCtxOfTheWaitDoesNotEndTheHold(t *testing.T) {
 	t.Parallel()
-	etcd, name := newEtcd(t, machines), newName()
+	etcd, name := etcdtest.Connect(t, machines), newName()
 	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	for _, c := range []Client{a, b} {
 		ctx, cancel := context.WithCancel(limited(t))
@@ -384,7 +384,7 @@ func TestCtxOfTheWaitDoesNotEndTheHold(t *testing.T) {
 // The quit of a LockWait counts from the moment at which the lock is held.
 func TestQuitOfALockWait(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 	a, b := calm(newClient(t, 5, 60)), calm(newClient(t, 5, 60))
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 	quit := make(chan bool)
@@ -416,19 +416,19 @@ func TestWaiterEndsWithAnError(t *testing.T) {
 	for _, c := range []struct {
 		what string
 		want error
-		end  func(t *testing.T, etcd *clientv3.Client, net network, waiter Client, name string)
+		end  func(t *testing.T, etcd *clientv3.Client, net etcdtest.Network, waiter Client, name string)
 	}{
-		{"the lease is revoked", ErrLost, func(t *testing.T, etcd *clientv3.Client, _ network, waiter Client, _ string) {
+		{"the lease is revoked", ErrLost, func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, waiter Client, _ string) {
 			crash(t, etcd, waiter)
 		}},
-		{"the lease cannot be renewed", ErrLost, func(_ *testing.T, _ *clientv3.Client, net network, _ Client, _ string) {
-			net.hold()
+		{"the lease cannot be renewed", ErrLost, func(_ *testing.T, _ *clientv3.Client, net etcdtest.Network, _ Client, _ string) {
+			net.Hold()
 		}},
-		{"the place is deleted", ErrLost, func(t *testing.T, etcd *clientv3.Client, _ network, _ Client, name string) {
+		{"the place is deleted", ErrLost, func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, _ Client, name string) {
 			_, err := etcd.Delete(t.Context(), place(t, etcd, name))
 			require.NoError(t, err)
 		}},
-		{"the place is deleted and made anew", ErrLost, func(t *testing.T, etcd *clientv3.Client, _ network, _ Client, name string) {
+		{"the place is deleted and made anew", ErrLost, func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, _ Client, name string) {
 			key := place(t, etcd, name)
 			_, err := etcd.Delete(t.Context(), key)
 			require.NoError(t, err)
@@ -436,21 +436,17 @@ func TestWaiterEndsWithAnError(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { etcd.Delete(context.Background(), key) })
 		}},
-		{"the client is closed", ErrClosed, func(t *testing.T, _ *clientv3.Client, _ network, waiter Client, _ string) {
+		{"the client is closed", ErrClosed, func(t *testing.T, _ *clientv3.Client, _ etcdtest.Network, waiter Client, _ string) {
 			require.NoError(t, waiter.Close())
 		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
-			net := newNetwork(t, machines)
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+			net := etcdtest.NewNetwork(t, machines)
 			hears := newGate() // of it only when all is done
 			entered, entry := entering(name)
-			holder, waiter := newClient(t, 5, 5), tapped(t, net.endpoints(), 2, entry, func(_ string, resp *clientv3.WatchResponse) {
-				if len(resp.Events) > 0 {
-					hears.pass(ctx, nil)
-				}
-			})
+			holder, waiter := newClient(t, 5, 5), tapped(t, net.Endpoints(), 2, entry, hearing(ctx, hears))
 			held := holder.Lock(name, "holder", nil)
 			require.Equal(t, Success, held.Msg)
 			turn := wait(ctx, waiter, name, "waiter")
@@ -466,7 +462,7 @@ func TestWaiterEndsWithAnError(t *testing.T) {
 			require.ErrorIs(t, r.Err, c.want)
 			require.False(t, r.Held())
 			require.True(t, held.Held())
-			net.heal()
+			net.Heal()
 
 			// Who waited for the seat is next, with a place and a session of its own, unless the client is closed.
 			if c.want == ErrClosed {
@@ -491,7 +487,7 @@ func TestPlaceWrittenOver(t *testing.T) {
 	for _, by := range []string{"no lease", "the lease of another waiter"} {
 		t.Run(by, func(t *testing.T) {
 			t.Parallel()
-			ctx, etcd, name := limited(t), newEtcd(t, machines), newName()
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
 			a, b, c := newClient(t, 5, 6), newClient(t, 5, 6), newClient(t, 5, 6)
 			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 			turnB := wait(ctx, b, name, "b")
@@ -630,7 +626,7 @@ func tapped(t testing.TB, endpoints []string, ttl int64, requests tap, events wa
 	if events != nil {
 		cli.Watcher = tappedWatcher{cli.Watcher, events}
 	}
-	c, err := NewFromClient(context.Background(), cli, ttl)
+	c, err := start(context.Background(), cli, false, 30*time.Second, seconds(ttl)) // gates may be shut for long
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return calm(c)
@@ -676,6 +672,15 @@ func entering(name string) (*gate, tap) {
 			entered.arrive()
 		}
 		return err
+	}
+}
+
+// hearing is a tap that lets a client hear of events only once the gate is open.
+func hearing(ctx context.Context, g *gate) watchTap {
+	return func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 {
+			g.pass(ctx, nil)
+		}
 	}
 }
 
@@ -756,10 +761,4 @@ func (g *gate) awaitArrival(t testing.TB) {
 	case <-time.After(15 * time.Second):
 		t.Fatal("nobody has come to the gate")
 	}
-}
-
-func (n network) hold() { n.each(func(p *etcdtest.Proxy) { p.Hold() }) }
-func (n network) heal() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) }
-func (n network) swallow(d etcdtest.Direction) {
-	n.each(func(p *etcdtest.Proxy) { p.Swallow(d) })
 }

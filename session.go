@@ -225,7 +225,7 @@ func (s *session) renew() {
 		case <-s.ctx.Done():
 			return
 		}
-		a := ask(bound{ctx: s.ctx, until: time.Now().Add(s.left()), every: s.granted() / 8}, s.w, s.renewal)
+		a := ask(bound{ctx: s.ctx, until: time.Now().Add(s.left()), every: s.granted() / 16}, s.w, s.renewal)
 		switch {
 		case a.err == nil:
 			timer.Reset(s.interval())

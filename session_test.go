@@ -254,10 +254,10 @@ func TestTermOfATransaction(t *testing.T) {
 	})
 }
 
-// Beside a silent stream another is opened: after an eighth of the TTL, or later where answers usually take longer.
+// Beside a silent stream another is opened: after a sixteenth of the TTL, or later where answers usually take longer.
 func TestSilentStream(t *testing.T) {
 	for _, c := range []struct{ usual, next time.Duration }{
-		{0, 3*time.Second + 9*time.Second/8},
+		{0, 3*time.Second + 9*time.Second/16},
 		{time.Second, 3*time.Second + 4*time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {

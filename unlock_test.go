@@ -4,12 +4,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 )
 
 func TestUnlockOfWhatIsNotHeld(t *testing.T) {
 	t.Parallel()
-	a, b, etcd := newClient(t, 5, 5), newClient(t, 5, 5), newEtcd(t, machines)
+	a, b, etcd := newClient(t, 5, 5), newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	never, before, others, outsiders := newName(), newName(), newName(), newName()
 	mustLock(t, a, before, DefaultValue, nil)
 	require.NoError(t, a.Unlock(before, nil))

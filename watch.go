@@ -166,6 +166,7 @@ func valueOf(kv *mvccpb.KeyValue) string { return string(kv.GetValue()) }
 // watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
 // to another member, this watch and later ones with it.
 func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.WatchChan, error) {
+	fault := errSilent
 	for wait := max(maxPause, c.patience()); ; wait *= 2 {
 		n := c.streams.Load()
 		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
@@ -178,8 +179,13 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 		if by.ctx.Err() != nil {
 			return nil, context.Cause(by.ctx)
 		}
-		if !time.Now().Before(by.until) {
-			return nil, errSilent
+		left := time.Until(by.until)
+		if left <= 0 {
+			return nil, fault
+		}
+		// A watch does not tell why it does not open; a reading does.
+		if _, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key); err != nil {
+			fault = err
 		}
 		c.streams.CompareAndSwap(n, n+1)
 	}

@@ -44,7 +44,7 @@ func TestWatch(t *testing.T) {
 func TestWatchOfAHandOver(t *testing.T) {
 	t.Parallel()
 	holder, heir, c := newClient(t, 5, 5), newClient(t, 5, 5), newClient(t, 5, 5)
-	name, etcd := newName(), newEtcd(t, machines)
+	name, etcd := newName(), etcdtest.Connect(t, machines)
 	mustLock(t, holder, name, "equal", nil)
 	values, _ := watching(c, name, nil)
 	require.Equal(t, "equal", receive(t, values, soon))
@@ -65,7 +65,7 @@ func TestWatchOfAHandOver(t *testing.T) {
 
 func TestWatchDelay(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name := newName()
 	values, _ := watching(c, name, nil)
 	require.Equal(t, "", receive(t, values, soon))
@@ -82,7 +82,7 @@ func TestWatchDelay(t *testing.T) {
 
 func TestWatchWithASlowReader(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), newEtcd(t, machines)
+	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
 	name := newName()
 	put(t, etcd, name, "start")
 	slow, _ := watching(c, name, nil)
@@ -111,7 +111,7 @@ func TestWatchWithASlowReader(t *testing.T) {
 // Watch ends at once, also while nobody receives what it has to tell.
 func TestWatchEndsWhileBlocked(t *testing.T) {
 	t.Parallel()
-	etcd := newEtcd(t, machines)
+	etcd := etcdtest.Connect(t, machines)
 	name := newName()
 	put(t, etcd, name, "start")
 	ends := map[string]func(c Client, quit chan bool, cancel func()){
@@ -148,26 +148,21 @@ func TestWatchEndsWhileBlocked(t *testing.T) {
 // What is missed during an outage is told after it, though etcd has forgotten it.
 func TestWatchSurvivesCompaction(t *testing.T) {
 	t.Parallel()
-	endpoints := newMember(t)
-	proxy, err := etcdtest.NewProxy(endpoints[0])
-	require.NoError(t, err)
-	defer proxy.Close()
-	etcd := newEtcd(t, endpoints)
-	c, err := New([]string{proxy.URL()}, 5, 5, context.Background())
-	require.NoError(t, err)
-	defer c.Close()
+	endpoints := etcdtest.New(t, etcdtest.Options{Members: 1}).Endpoints()
+	n, etcd := etcdtest.NewNetwork(t, endpoints), etcdtest.Connect(t, endpoints)
+	c := clientAt(t, n.Endpoints(), 5, 5)
 
 	name := newName()
 	put(t, etcd, name, "before")
 	values, result := watching(c, name, nil)
 	require.Equal(t, "before", receive(t, values, soon))
-	proxy.Refuse()
-	proxy.Cut()
+	n.Each((*etcdtest.Proxy).Refuse)
+	n.Cut()
 	put(t, etcd, name, "meanwhile")
 	remove(t, etcd, name)
-	_, err = etcd.Compact(t.Context(), put(t, etcd, name, "after"), clientv3.WithCompactPhysical())
+	_, err := etcd.Compact(t.Context(), put(t, etcd, name, "after"), clientv3.WithCompactPhysical())
 	require.NoError(t, err)
-	proxy.Heal()
+	n.Heal()
 	require.Equal(t, "after", receive(t, values, soon))
 	put(t, etcd, name, "last")
 	require.Equal(t, "last", receive(t, values, soon))

@@ -17,7 +17,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // EndpointsFromEnv returns the cluster that LOCKER_ENDPOINTS=a,b,c names, nil when there is none.
@@ -100,6 +103,32 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	}
 	c.endpoints = up.Endpoints
 	return c, nil
+}
+
+// New is a cluster for one test.
+func New(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	c, err := Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Connect is an etcd client for one test, which logs nothing.
+func Connect(t testing.TB, endpoints []string) *clientv3.Client {
+	t.Helper()
+	cli, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: clientv3.NewCtxClient(context.Background()).GetLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cli.Close() })
+	return cli
 }
 
 // build makes the program ./tests/cluster, once for each process. It is kept for the next ones; each works on a link

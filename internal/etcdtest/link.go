@@ -1,6 +1,7 @@
 package etcdtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -36,6 +37,7 @@ type Link struct {
 	closed  bool
 	changed chan struct{} // closed, and replaced, when a fault changes
 	open    map[*conn]struct{}
+	awaited map[string]chan struct{} // by what is to be delivered; closed once it is
 }
 
 type fault struct {
@@ -46,7 +48,7 @@ type fault struct {
 
 // NewLink returns a link without faults to target, a host:port.
 func NewLink(target string) *Link {
-	return &Link{target: target, changed: make(chan struct{}), open: make(map[*conn]struct{})}
+	return &Link{target: target, changed: make(chan struct{}), open: make(map[*conn]struct{}), awaited: make(map[string]chan struct{})}
 }
 
 // Swallow loses all bytes sent; connections stay open. Heal resets those that lost some, as they could not go on
@@ -58,6 +60,16 @@ func (l *Link) Hold(dirs ...Direction) { l.set(fault{hold: true}, dirs) }
 
 // Delay delivers whatever is sent d later, in order. Bytes that are on their way when it ends keep their time.
 func (l *Link) Delay(d time.Duration, dirs ...Direction) { l.set(fault{delay: d}, dirs) }
+
+// Delivered returns a channel that is closed when the target is sent something with this text in it, in one piece.
+func (l *Link) Delivered(text string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.awaited[text] == nil {
+		l.awaited[text] = make(chan struct{})
+	}
+	return l.awaited[text]
+}
 
 func (l *Link) set(f fault, dirs []Direction) {
 	if len(dirs) == 0 {
@@ -197,6 +209,19 @@ func (c *conn) run(client *net.TCPConn) {
 		}
 	})
 	for p, ok := first, true; ok && c.deliver(p, server); p, ok = c.next(ToServer, up) {
+		c.link.delivered(p.data)
+	}
+}
+
+// delivered tells those who await what the target was sent.
+func (l *Link) delivered(data []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for text, told := range l.awaited {
+		if bytes.Contains(data, []byte(text)) {
+			close(told)
+			delete(l.awaited, text)
+		}
 	}
 }
 

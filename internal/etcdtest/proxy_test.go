@@ -278,6 +278,28 @@ func TestDelayKeepsTheFlow(t *testing.T) {
 	}
 }
 
+func TestDelivered(t *testing.T) {
+	s := newServer(t)
+	p := newProxy(t, s.addr)
+	c := dial(t, p)
+	told := p.Delivered("needle")
+	p.Hold(ToServer)
+	send(t, c, "hay needle hay")
+	expectSilence(t, c)
+	select {
+	case <-told:
+		t.Fatal("it is told before it is delivered")
+	default:
+	}
+	p.Heal()
+	select {
+	case <-told:
+	case <-time.After(patience):
+		t.Fatal("it is not told")
+	}
+	expect(t, c, "hay needle hay")
+}
+
 func TestCutAndRefuse(t *testing.T) {
 	s := newServer(t)
 	p := newProxy(t, s.addr)

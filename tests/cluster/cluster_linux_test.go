@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		parent()
 		return
 	}
-	os.Exit(m.Run())
+	etcdtest.Main(m)
 }
 
 func startCluster(t *testing.T, opts etcdtest.Options) *etcdtest.Cluster {
@@ -311,6 +311,15 @@ func TestOptions(t *testing.T) {
 	if logs, _ := filepath.Glob(filepath.Join(dir, "*", "m0.log")); len(logs) != 1 {
 		t.Fatalf("logs: %v", logs)
 	}
+}
+
+func TestEtcdOfTheEnvironment(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	t.Setenv("LOCKER_ETCD", none)
+	if _, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 1}); err == nil || !strings.Contains(err.Error(), none) {
+		t.Fatalf("started without that etcd: %v", err)
+	}
+	startCluster(t, etcdtest.Options{Members: 1, Etcd: []string{"self"}})
 }
 
 func TestTLS(t *testing.T) {

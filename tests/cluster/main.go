@@ -2,6 +2,8 @@
 //
 //	cluster [-members 3] [-etcd a,b,c] [-dir D] [-heartbeat T] [-election T] [-partitions] [-- etcd's own flags]
 //
+// Without -etcd the members are the etcd that LOCKER_ETCD names, and the built-in one where it names none.
+//
 // When every member answers and has a leader, it prints one line of JSON: {"endpoints":[...],"pids":[...],"dir":...}.
 // Then it obeys lines on standard input and answers each with one line of JSON, {"ok":true,...} or {"error":"..."},
 // once the command has taken effect. I is a member's index, or several: 0,1,2.
@@ -24,6 +26,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,7 +58,7 @@ func main() {
 
 	var opts options
 	flag.IntVar(&opts.members, "members", 3, "number of members")
-	etcd := flag.String("etcd", "self", "etcd binaries, one for each member in turn; self is the built-in one")
+	etcd := flag.String("etcd", cmp.Or(os.Getenv("LOCKER_ETCD"), "self"), "etcd binaries, one for each member in turn; self is the built-in one")
 	flag.StringVar(&opts.dir, "dir", "", "keep data and logs here (default: a temporary directory)")
 	flag.DurationVar(&opts.heartbeat, "heartbeat", 100*time.Millisecond, "heartbeat interval")
 	flag.DurationVar(&opts.election, "election", time.Second, "election timeout")

@@ -16,18 +16,14 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "holder" {
 		main()
 	}
-	os.Exit(m.Run())
+	etcdtest.Main(m)
 }
 
 // start returns a cluster that is not the demo's own, and a client of it.
 func start(t *testing.T) ([]string, *clientv3.Client) {
-	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
-	etcd, err := clientv3.New(clientv3.Config{Endpoints: cluster.Endpoints()})
-	require.NoError(t, err)
-	t.Cleanup(func() { etcd.Close() })
-	return cluster.Endpoints(), etcd
+	t.Helper()
+	endpoints := etcdtest.New(t, etcdtest.Options{Members: 1}).Endpoints()
+	return endpoints, etcdtest.Connect(t, endpoints)
 }
 
 func TestOnAClusterThatIsThere(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/stretchr/testify/require"
@@ -103,14 +104,14 @@ func TestMembersFormACluster(t *testing.T) {
 	}
 
 	for _, url := range onHost {
-		cli := connect(t, url)
+		cli := etcdtest.Connect(t, []string{url})
 		_, err := cli.Get(ctx, "health") // this is what `etcdctl endpoint health` does
 		require.NoError(t, err, "the health check of %s: %v", url, context.Cause(ctx))
 		_, err = cli.Put(ctx, "written/"+url, "")
 		require.NoError(t, err)
 	}
 	for _, url := range onHost {
-		cli := connect(t, url)
+		cli := etcdtest.Connect(t, []string{url})
 		written, err := cli.Get(ctx, "written/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		require.NoError(t, err)
 		require.EqualValues(t, len(onHost), written.Count, "what is written through any member is read through each")
@@ -131,7 +132,7 @@ func TestMain(m *testing.M) {
 		etcdmain.Main(os.Args)
 		return
 	}
-	os.Exit(m.Run())
+	etcdtest.Main(m)
 }
 
 // start starts a member and returns a ctx that ends when it does.
@@ -156,13 +157,6 @@ func start(t *testing.T, ctx context.Context, name string, flags []string) conte
 		<-ended
 	})
 	return ctx
-}
-
-func connect(t *testing.T, url string) *clientv3.Client {
-	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cli.Close()) })
-	return cli
 }
 
 // freeAddress finds a loopback port below those that systems hand out by themselves, so that no outgoing connection

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 
 const (
 	ttl     = 3 * time.Second
-	timeout = 4 * time.Second
+	timeout = 5 * time.Second // NewFromClient takes no other
 	// processes are the clients that are there at a time.
 	processes = 4
 	prefix    = "campaign/"
@@ -34,6 +36,8 @@ type campaign struct {
 	length  time.Duration
 	began   instant // what is printed counts from here
 
+	user      string // "": etcd asks nobody who he is
+	dir       string // of the key that signs tokens
 	cluster   *etcdtest.Cluster
 	etcd      *clientv3.Client // an operator's, with a way of its own
 	observer  *observer
@@ -42,6 +46,7 @@ type campaign struct {
 	hot, cold []string
 	history   *history
 	faults    faults
+	open      sync.Mutex // held while authentication is off
 
 	mu           sync.Mutex
 	incarnations []*incarnation // guarded by mu
@@ -52,6 +57,9 @@ type campaign struct {
 
 func newCampaign(subject string, seed uint64, length time.Duration) *campaign {
 	c := &campaign{subject: subject, seed: seed, length: length, history: newHistory()}
+	if seed%2 == 1 {
+		c.user = operator
+	}
 	for i := range 6 {
 		c.hot = append(c.hot, fmt.Sprintf("%shot%d", prefix, i))
 	}
@@ -63,7 +71,7 @@ func newCampaign(subject string, seed uint64, length time.Duration) *campaign {
 
 // play does it all, but for the judgement.
 func (c *campaign) play(ctx context.Context) (err error) {
-	if err := c.open(ctx); err != nil {
+	if err := c.setUp(ctx); err != nil {
 		return errors.Join(err, c.close())
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
@@ -78,6 +86,9 @@ func (c *campaign) play(ctx context.Context) (err error) {
 	lanes := []lane{members, clients, outsiders}
 	if c.subject != ours {
 		lanes[2] = harmless
+	}
+	if c.user != "" {
+		lanes[2].kinds = slices.Concat(lanes[2].kinds, authentication.kinds[:1])
 	}
 	errs := make([]error, len(lanes))
 	var running sync.WaitGroup
@@ -107,17 +118,26 @@ func (c *campaign) nextNumber() int {
 	return len(c.incarnations)
 }
 
-// open starts the cluster, and makes the ways to it.
-func (c *campaign) open(ctx context.Context) (err error) {
-	c.cluster, err = etcdtest.Start(ctx, etcdtest.Options{Partitions: true,
-		Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond})
-	if err != nil {
+// setUp starts the cluster, and makes the ways to it.
+func (c *campaign) setUp(ctx context.Context) (err error) {
+	options := etcdtest.Options{Partitions: true, Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond}
+	if c.user != "" {
+		if options.Flags, err = c.authFlags(); err != nil {
+			return err
+		}
+	}
+	if c.cluster, err = etcdtest.Start(ctx, options); err != nil {
 		return err
 	}
-	if c.etcd, err = dial(c.cluster.Endpoints()...); err != nil {
+	if c.user != "" {
+		if err := authenticate(ctx, c.cluster.Endpoints()); err != nil {
+			return err
+		}
+	}
+	if c.etcd, err = dial(c.user, c.cluster.Endpoints()...); err != nil {
 		return err
 	}
-	if c.observer, err = observe(c.cluster.Endpoints(), prefix); err != nil {
+	if c.observer, err = observe(c.user, c.cluster.Endpoints(), prefix); err != nil {
 		return err
 	}
 	for _, endpoint := range c.cluster.Endpoints() {
@@ -164,7 +184,7 @@ func (c *campaign) close() error {
 	if c.cluster != nil {
 		errs = append(errs, c.cluster.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
 }
 
 // patience with what is left: a TTL, and what etcd takes to act on it.

@@ -20,6 +20,7 @@ const clientCommand = "client"
 type config struct {
 	Subject   string
 	Endpoints []string
+	User      string // "": nobody asks
 	TTL       time.Duration
 	Timeout   time.Duration
 	Seed      uint64 // of the script
@@ -114,12 +115,17 @@ func (c *client) connect() bool {
 			return false
 		default:
 		}
-		op := c.call("new", "", "", 0, 0)
-		s, err := subjects[c.cfg.Subject](c.cfg)
-		op.done(context.Background(), err)
+		cli, err := c.dial()
 		if err == nil {
-			c.subject = s
-			return true
+			op := c.call("new", "", "", 0, 0)
+			c.subject, err = subjects[c.cfg.Subject](c.cfg, cli)
+			op.done(context.Background(), err)
+			if err == nil {
+				return true
+			}
+			if cli != nil {
+				cli.Close()
+			}
 		}
 		time.Sleep(100 * time.Millisecond)
 	}

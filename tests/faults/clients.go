@@ -49,7 +49,7 @@ func (c *campaign) freeze(ctx context.Context, f *fault) error {
 	if err := s.now.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	sleep(ctx, f.length)
+	sleep(ctx, f.longerThanTTL())
 	return s.now.cmd.Process.Signal(syscall.SIGCONT)
 }
 

@@ -63,5 +63,16 @@ func (j *judgement) reason(t *tenure) string {
 			return f.kind
 		}
 	}
+	// To renew its lease elsewhere a client has to give its password first: clientv3 asks one member for a token, and
+	// another for the stream. To a busy client, a member that does not answer may be one of the two, time and again. That
+	// is rare: for a fault, it explains the loss of one lease.
+	for _, f := range j.c.faults.all {
+		lease, seen := j.unlucky[f]
+		if j.c.user != "" && f.lane == members.name && (!seen || lease == t.lease) &&
+			(span{h.last.add(-ttl), h.last}).total([]span{f.span}) > ttl/2 {
+			j.unlucky[f] = t.lease
+			return "a token was asked of a member in trouble"
+		}
+	}
 	return ""
 }

@@ -8,6 +8,7 @@ import (
 type incarnation struct {
 	slot, number int     // its place, which it has from the one before it, and which it is of all
 	killed       instant // by the campaign; 0: not. Guarded by history.mu
+	bye          bool    // it ended as it should; guarded by history.mu
 	stalls       []span  // when it did not run; guarded by history.mu
 	vitals       []vitals
 	ops          map[int]*operation
@@ -96,6 +97,8 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 			h.store[r.Name] = r.Token
 		}
 		h.writes = append(h.writes, write{h.holds[by.ops[r.Op]], r.At, now(), accepted})
+	case gone:
+		by.bye = true
 	case stalled:
 		by.stalls = append(by.stalls, span{r.From, r.At})
 	case measured:
@@ -113,6 +116,10 @@ func (h *history) kill(by *incarnation) {
 
 // takes says whether an operation takes a lock.
 func (o *operation) takes() bool { return o.what == "lock" || o.what == "wait" || o.what == "do" }
+
+func (o *operation) releases() bool {
+	return o.what == "unlock" || o.what == "push" || o.what == "quit" || o.what == "done"
+}
 
 func (o *operation) reads() bool { return o.what == "get" || o.what == "inspect" }
 

@@ -22,7 +22,7 @@ var members = lane{"members", []kind{
 	{"member silent to clients", anyMember(behind((*etcdtest.Proxy).Swallow, etcdtest.ToClient))},
 	{"member far from clients", anyMember(behind(func(p *etcdtest.Proxy, _ ...etcdtest.Direction) { p.Delay(100 * time.Millisecond) }))},
 	{"member replaced by an empty one", follower(wiped)},
-	{quorumLost, (*campaign).loseQuorum},
+	{quorumLost, leader(withOthers)},
 }}
 
 const (
@@ -48,7 +48,7 @@ func anyMember(b breakage) func(*campaign, context.Context, *fault) error {
 // chosen breaks a member, and waits until all are well again.
 func chosen(choose func(f *fault, leader int) int, b breakage) func(*campaign, context.Context, *fault) error {
 	return func(c *campaign, ctx context.Context, f *fault) error {
-		leader, err := c.cluster.Leader()
+		leader, err := c.leader()
 		if err != nil {
 			return err
 		}
@@ -57,9 +57,31 @@ func chosen(choose func(f *fault, leader int) int, b breakage) func(*campaign, c
 		if err := b(c, ctx, f, m); err != nil {
 			return err
 		}
-		_, err = c.cluster.Leader()
+		_, err = c.leader()
 		return err
 	}
+}
+
+// leader waits until a member leads, none of which is frozen or cut off, and returns it.
+func (c *campaign) leader() (leader int, err error) {
+	err = insist(func(ctx context.Context) error {
+		var term uint64
+		leader = -1
+		for i, endpoint := range c.cluster.Endpoints() {
+			s, err := c.etcd.Status(ctx, endpoint)
+			if err != nil {
+				return err
+			}
+			if s.RaftTerm >= term && s.Leader == s.Header.MemberId {
+				leader, term = i, s.RaftTerm
+			}
+		}
+		if leader < 0 {
+			return errors.New("no member leads")
+		}
+		return nil
+	})
+	return leader, err
 }
 
 func killed(c *campaign, ctx context.Context, f *fault, m int) error {
@@ -76,7 +98,7 @@ func shutDown(c *campaign, ctx context.Context, f *fault, m int) error {
 
 func frozen(c *campaign, ctx context.Context, f *fault, m int) error {
 	err := c.cluster.Freeze(m)
-	sleep(ctx, f.length)
+	sleep(ctx, f.longerThanTTL())
 	c.faults.strike(func() { f.resumed = now() })
 	return errors.Join(err, c.cluster.Thaw(m))
 }
@@ -87,8 +109,11 @@ func isolated(c *campaign, ctx context.Context, f *fault, m int) error {
 	return errors.Join(err, c.cluster.Join(m))
 }
 
+// wiped is done without authentication: the cluster's program has no password.
 func wiped(c *campaign, _ context.Context, _ *fault, m int) error {
-	return errors.Join(c.cluster.Kill(m), c.cluster.Wipe(m))
+	return c.withoutAuth(func() error {
+		return errors.Join(c.cluster.Kill(m), insist(func(context.Context) error { return c.cluster.Wipe(m) }))
+	})
 }
 
 // behind is a bad network between a member and all clients.
@@ -101,17 +126,14 @@ func behind(worsen func(*etcdtest.Proxy, ...etcdtest.Direction), dirs ...etcdtes
 	}
 }
 
-// loseQuorum is the one fault that the cluster does not survive while it lasts. Locks may be lost then, and calls fail;
+// withOthers is the one fault that the cluster does not survive while it lasts. Locks may be lost then, and calls fail;
 // all else must hold.
-func (c *campaign) loseQuorum(ctx context.Context, f *fault) error {
-	all := []int{0, 1, 2}
+func withOthers(c *campaign, ctx context.Context, f *fault, m int) error {
+	all := []int{m, (m + 1) % 3, (m + 2) % 3}
 	if f.pick%2 == 0 {
 		all = all[:2]
 	}
 	err := c.cluster.Kill(all...)
 	sleep(ctx, f.length)
-	if err = errors.Join(err, c.cluster.Start(all...)); err == nil {
-		_, err = c.cluster.Leader()
-	}
-	return err
+	return errors.Join(err, c.cluster.Start(all...))
 }

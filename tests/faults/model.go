@@ -88,14 +88,18 @@ func (j *judgement) story(name string) (ops []porcupine.Operation) {
 	return ops
 }
 
-// busy says whether a Lock may have been refused because another goroutine of its process was about to take that lock:
-// it cannot know yet what will come of that.
+// busy says whether a Lock may have been refused because another goroutine of its process was about to take that lock,
+// or to give it back: it cannot know yet what will come of that.
 func (j *judgement) busy(op *operation) bool {
 	if op.reads() {
 		return false
 	}
 	return slices.ContainsFunc(j.byName[op.name], func(o *operation) bool {
-		return o != op && o.by == op.by && o.takes() && o.call <= op.ret && (o.ret == 0 || o.ret >= op.call)
+		end := o.ret
+		if o.what == "push" || o.what == "quit" {
+			end = end.add(timeout) // what was received from quit is carried out in the background
+		}
+		return o != op && o.by == op.by && (o.takes() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
 	})
 }
 

@@ -9,7 +9,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
-	"go.uber.org/zap"
 )
 
 // mutexes are concurrency.Mutex of etcd's own client, used as its documentation says: a session for each owner, for two
@@ -29,12 +28,7 @@ type mutex struct {
 	given   *atomic.Bool // back
 }
 
-func newMutexes(cfg config) (subject, error) {
-	cli, err := clientv3.New(clientv3.Config{Endpoints: cfg.Endpoints, DialTimeout: cfg.Timeout, Logger: zap.NewNop(),
-		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second})
-	if err != nil {
-		return nil, err
-	}
+func newMutexes(cfg config, cli *clientv3.Client) (subject, error) {
 	return &mutexes{cli: cli, ttl: seconds(cfg.TTL), timeout: cfg.Timeout}, nil
 }
 

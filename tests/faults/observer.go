@@ -7,7 +7,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 )
 
 // event is a change of a lock's key, in etcd.
@@ -31,12 +30,12 @@ type observer struct {
 	up     []instant
 }
 
-func observe(endpoints []string, prefix string) (*observer, error) {
+func observe(user string, endpoints []string, prefix string) (*observer, error) {
 	o := &observer{prefix: prefix, events: map[string]map[int64]event{}}
 	var ctx context.Context
 	ctx, o.cancel = context.WithCancel(context.Background())
 	for _, endpoint := range endpoints {
-		cli, err := dial(endpoint)
+		cli, err := dial(user, endpoint)
 		if err != nil {
 			o.close()
 			return nil, err
@@ -46,10 +45,6 @@ func observe(endpoints []string, prefix string) (*observer, error) {
 		o.running.Go(func() { o.probe(ctx, cli) })
 	}
 	return o, nil
-}
-
-func dial(endpoints ...string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), DialOptions: quickRedial})
 }
 
 // follow reads all changes, in order, from one member.

@@ -76,17 +76,22 @@ func (c *campaign) alarm(ctx context.Context, f *fault) error {
 
 // disarm ends all alarms, however long the cluster takes to do so.
 func (c *campaign) disarm() error {
-	var err error
-	for range 12 {
+	return insist(func(ctx context.Context) error {
+		_, err := c.etcd.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+		return err
+	})
+}
+
+// insist does what ends a fault, though the cluster may not be able to at first.
+func insist(do func(context.Context) error) (err error) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), outsideTimeout)
-		_, err = c.etcd.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+		err = do(ctx)
 		cancel()
-		if err == nil {
-			return nil
+		if err == nil || time.Now().After(end) {
+			return err
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	return err
 }
 
 // interfere does what apply says with the first key that find finds of a hot name, unless it has changed meanwhile. It

@@ -22,12 +22,12 @@ type slot struct {
 // process is a client process, seen from the parent.
 type process struct {
 	*incarnation
-	cmd  *exec.Cmd
-	in   *lines
-	pipe io.Closer
-	idle chan struct{} // closed when it says that nothing is under way any more
-	gone chan struct{} // closed when its last line was read and it has ended
-	bye  bool          // it ended as it should; set before gone is closed
+	cmd     *exec.Cmd
+	in      *lines
+	pipe    io.Closer
+	idle    chan struct{} // closed when it says that nothing is under way any more
+	gone    chan struct{} // closed when its last line was read and it has ended
+	refused instant       // when it last told that its token had expired; listen's
 }
 
 // spawn starts a client process.
@@ -68,7 +68,7 @@ func (c *campaign) spawn(s *slot, number int) error {
 		endpoints = append(endpoints, proxy.URL())
 	}
 	return p.in.write(order{Config: &config{
-		Subject: c.subject, Endpoints: endpoints, TTL: ttl, Timeout: timeout,
+		Subject: c.subject, Endpoints: endpoints, User: c.user, TTL: ttl, Timeout: timeout,
 		Seed: c.seed<<16 + uint64(number), Value: fmt.Sprintf("p%d", number), Hot: c.hot, Cold: c.cold,
 	}})
 }
@@ -87,15 +87,19 @@ func (c *campaign) listen(p *process, out io.Reader) {
 			p.in.write(order{Answer: r.Of, Accepted: accepted}) // its error is that it was killed
 		case idle:
 			close(p.idle)
-		case gone:
-			p.bye = true
+		case refused:
+			c.expired(p, r.At)
 		}
 	}
 }
 
 // kill ends a process as SIGKILL does.
 func (c *campaign) kill(p *process) {
-	c.history.kill(p.incarnation)
+	select {
+	case <-p.gone: // by itself
+	default:
+		c.history.kill(p.incarnation)
+	}
 	p.cmd.Process.Signal(syscall.SIGKILL)
 	<-p.gone
 	p.pipe.Close()

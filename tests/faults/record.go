@@ -67,8 +67,9 @@ const (
 	told     = "value"  // a Watch has told a value
 	stalled  = "stall"  // the process did not run for a while
 	measured = "vitals"
-	idle     = "idle" // nothing is under way any more, nothing is held
-	gone     = "bye"  // the client is closed
+	refused  = "refused" // etcd refused a request, for its token had expired
+	idle     = "idle"    // nothing is under way any more, nothing is held
+	gone     = "bye"     // the client is closed
 )
 
 // The outcomes of operations.

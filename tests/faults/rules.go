@@ -43,11 +43,13 @@ type judgement struct {
 	events  map[string][]event // by name, in order
 	tenures map[string][]*tenure
 	outages []span
+	unlucky map[*fault]int64 // which lease was lost to it by bad luck, see reason
 }
 
 func judge(c *campaign) *judgement {
 	j := &judgement{c: c, losses: map[string]int{}, byName: map[string][]*operation{}, byValue: map[string]*operation{},
-		holds: map[string][]*hold{}, events: map[string][]event{}, tenures: map[string][]*tenure{}, outages: c.observer.outages()}
+		holds: map[string][]*hold{}, events: map[string][]event{}, tenures: map[string][]*tenure{}, outages: c.observer.outages(),
+		unlucky: map[*fault]int64{}}
 	for _, op := range c.history.ops {
 		if op.name != "" {
 			j.byName[op.name] = append(j.byName[op.name], op)
@@ -201,9 +203,12 @@ func (j *judgement) nobodyStranded(name string) {
 func (j *judgement) troubled(by *incarnation, s span) bool {
 	s.from = s.from.add(-ttl)
 	return s.total(j.outages) > 0 || s.total(by.stalls) > 0 || slices.ContainsFunc(j.c.faults.all, func(f *fault) bool {
-		return !f.missed && f.kind != compaction && f.kind != defragmentation && (f.slot == -1 || f.slot == by.slot) && f.overlaps(s)
+		return !f.missed && !slices.Contains(unnoticed, f.kind) && (f.slot == -1 || f.slot == by.slot) && f.overlaps(s)
 	})
 }
+
+// unnoticed is what may trouble nobody.
+var unnoticed = []string{compaction, defragmentation, authSwitched, tokenExpired}
 
 // lossesHaveReasons: what a cluster survives, a lock survives.
 func (j *judgement) lossesHaveReasons() {
@@ -344,6 +349,9 @@ func (j *judgement) nothingLeft() {
 		j.violate("call never returned", "", 0, "p%d: %v", p.number, under)
 	}
 	for _, by := range j.c.incarnations {
+		if !by.bye && by.killed == 0 {
+			j.violate("client died", "", 0, "p%d", by.number)
+		}
 		if n := len(by.vitals); n > 0 && by.vitals[n-1].Leaked > 0 {
 			j.violate("goroutines left", "", 0, "p%d: %d", by.number, by.vitals[n-1].Leaked)
 		}

@@ -28,7 +28,7 @@ func newScene() *scene {
 func at(ms int) instant { return instant(ms) * instant(time.Millisecond) }
 
 func (s *scene) client() *incarnation {
-	by := &incarnation{slot: len(s.incarnations), number: len(s.incarnations), ops: map[int]*operation{}}
+	by := &incarnation{slot: len(s.incarnations), number: len(s.incarnations), bye: true, ops: map[int]*operation{}}
 	s.incarnations = append(s.incarnations, by)
 	return by
 }
@@ -170,6 +170,14 @@ func TestRules(t *testing.T) {
 			s.gave(a, 100, 200, 10)
 			s.did(b, "lock", 210, 220, record{Value: "w", Outcome: denied})
 		}, []string{"not linearizable"}},
+		{"refused while another goroutine gives it back", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock", 190, 300, record{Of: op, Outcome: ok})
+			s.did(a, "lock", 210, 220, record{Value: "w", Outcome: denied})
+			s.over(a, op, 190, false)
+		}, nil},
 		{"refused by a request that was given up", func(s *scene) {
 			a, b := s.client(), s.client()
 			s.fault(quorumLost, 0, 100)
@@ -184,14 +192,14 @@ func TestRules(t *testing.T) {
 			s.did(a, "get", 210, 220, record{Value: "v10", Outcome: ok})
 		}, []string{"not linearizable"}},
 		{"a call that takes too long", func(s *scene) {
-			s.did(s.client(), "lock", 100, 5000, record{Value: "v", Outcome: denied})
-			s.gave(s.client(), 100, 5000, 10)
+			s.did(s.client(), "lock", 100, 6000, record{Value: "v", Outcome: denied})
+			s.gave(s.client(), 100, 6000, 10)
 		}, []string{"call ended late"}},
 		{"its process was stopped", func(s *scene) {
 			a := s.client()
-			s.did(a, "lock", 100, 5000, record{Value: "v", Outcome: denied})
-			s.history.add(a, record{Kind: stalled, From: at(3000), At: at(5000)})
-			s.gave(s.client(), 100, 5000, 10)
+			s.did(a, "lock", 100, 6000, record{Value: "v", Outcome: denied})
+			s.history.add(a, record{Kind: stalled, From: at(3000), At: at(6000)})
+			s.gave(s.client(), 100, 6000, 10)
 		}, nil},
 		{"a wait that does not end with its ctx", func(s *scene) {
 			s.did(s.client(), "wait", 100, 1150, record{Value: "v", Outcome: expired, Until: at(1000)})
@@ -260,13 +268,29 @@ func TestRules(t *testing.T) {
 			s.over(a, first, 190, false)
 			s.over(b, second, 390, false)
 		}, []string{"write of an owner refused"}},
+		{"a lease lost to passwords, and two", func(s *scene) {
+			s.user = operator
+			f := s.fault("member frozen", 1000, 6000)
+			f.lane = members.name
+			for i, by := range []*incarnation{s.client(), s.client()} {
+				s.over(by, s.took(by, 100+4000*i, 110+4000*i, int64(10+10*i)), 3000+2500*i, true)
+				s.etcd(3300+2500*i, int64(11+10*i), "")
+			}
+			s.observer.events["n"][20] = event{20, "v20", 8, at(4105)}
+		}, []string{"lost without a reason"}},
+		{"errors because tokens expired", func(s *scene) {
+			s.fault(tokenExpired, 100, 100)
+			s.fault(authSwitched, 100, 200)
+			s.did(s.client(), "wait", 100, 150, record{Value: "v", Outcome: failed, Error: "no", Until: at(1000)})
+		}, []string{"error without a reason"}},
 		{"things left behind", func(s *scene) {
 			a := s.client()
+			s.client().bye = false
 			a.vitals = []vitals{{Leaked: 1, LeakedFiles: 2}}
 			s.did(a, "lock", 100, 0, record{Value: "v"})
 			s.leftover = []string{"at the end: lease 7"}
 			s.hung = []*process{{incarnation: a}}
-		}, []string{"call never returned", "files left open", "goroutines left", "left behind"}},
+		}, []string{"call never returned", "client died", "files left open", "goroutines left", "left behind"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newScene()
@@ -295,8 +319,9 @@ func TestSchedule(t *testing.T) {
 		one, same, other := l.draw(1), l.draw(1), l.draw(2)
 		kinds := map[string]bool{}
 		differ := false
-		for range l.kinds {
+		for i := range l.kinds {
 			p, k, f := one()
+			require.Equal(t, i == 0, k.name == l.kinds[0].name)
 			p2, _, f2 := same()
 			_, _, f3 := other()
 			require.Equal(t, p, p2)

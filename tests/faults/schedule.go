@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -37,23 +38,29 @@ type fault struct {
 	missed  bool    // there was nothing to strike
 }
 
+// longerThanTTL is for what only then takes away what is not its own.
+func (f *fault) longerThanTTL() time.Duration { return ttl + f.length/2 }
+
 const endless = instant(1<<63 - 1)
 
-// draw is the schedule of a lane: the same for the same seed. Every kind comes once before any comes again.
+// draw is the schedule of a lane: the same for the same seed. The first kind comes first: among members, the leader is
+// killed. Every kind comes once before any comes again.
 func (l lane) draw(seed uint64) func() (pause time.Duration, k kind, f *fault) {
 	var number uint64
 	for _, b := range []byte(l.name) {
 		number = number*31 + uint64(b)
 	}
 	rng := rand.New(rand.NewPCG(seed, number))
-	var deck []kind
+	var deck []int
 	return func() (time.Duration, kind, *fault) {
 		if len(deck) == 0 {
-			for _, i := range rng.Perm(len(l.kinds)) {
-				deck = append(deck, l.kinds[i])
+			first := deck == nil
+			deck = rng.Perm(len(l.kinds))
+			if at := slices.Index(deck, 0); first {
+				deck[0], deck[at] = deck[at], deck[0]
 			}
 		}
-		k := deck[0]
+		k := l.kinds[deck[0]]
 		deck = deck[1:]
 		pause := minPause + time.Duration(rng.Int64N(int64(maxPause-minPause)))
 		length := ttl/3 + time.Duration(rng.Int64N(int64(5*ttl/3))) // to twice the TTL

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // grip is a lock that was taken.
@@ -32,7 +33,7 @@ type subject interface {
 var errDenied = errors.New("somebody else has the lock")
 
 // subjects are what -subject may name.
-var subjects = map[string]func(config) (subject, error){
+var subjects = map[string]func(config, *clientv3.Client) (subject, error){
 	"locker":      newLocker,
 	"concurrency": newMutexes,
 }
@@ -55,14 +56,20 @@ func outcome(ctx context.Context, err error) string {
 }
 
 // lockers is this package's own client.
-type lockers struct{ locker.Client }
+type lockers struct {
+	locker.Client
+	etcd *clientv3.Client // nil with New
+}
 
-func newLocker(cfg config) (subject, error) {
-	c, err := locker.New(cfg.Endpoints, seconds(cfg.Timeout), seconds(cfg.TTL), context.Background())
-	if err != nil {
-		return nil, err
+func newLocker(cfg config, cli *clientv3.Client) (subject, error) {
+	var c locker.Client
+	var err error
+	if cli == nil {
+		c, err = locker.New(cfg.Endpoints, seconds(cfg.Timeout), seconds(cfg.TTL), context.Background())
+	} else {
+		c, err = locker.NewFromClient(context.Background(), cli, seconds(cfg.TTL))
 	}
-	return lockers{c}, nil
+	return lockers{c, cli}, err
 }
 
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }
@@ -89,4 +96,10 @@ func gripOf(r locker.Report) (grip, error) {
 
 func (l lockers) unlock(name string, _ grip) error { return l.Unlock(name, nil) }
 
-func (l lockers) close() error { return l.Close() }
+func (l lockers) close() error {
+	err := l.Close()
+	if l.etcd != nil {
+		err = errors.Join(err, l.etcd.Close())
+	}
+	return err
+}

@@ -20,12 +20,11 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 )
 
 var soakFor = flag.Duration("for", 20*time.Second, "how long TestSoak goes on")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { etcdtest.Main(m) }
 
 const (
 	cycles  = 10_000
@@ -37,34 +36,19 @@ const (
 
 // rig is a cluster, and clients that reach it through a network that can be cut.
 type rig struct {
-	cluster *etcdtest.Cluster
-	proxies []*etcdtest.Proxy
-	urls    []string
-	etcd    *clientv3.Client // past the proxies
+	net  etcdtest.Network
+	etcd *clientv3.Client // past it
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 3})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
-	r := &rig{cluster: cluster}
-	for _, endpoint := range cluster.Endpoints() {
-		p, err := etcdtest.NewProxy(endpoint)
-		require.NoError(t, err)
-		t.Cleanup(p.Close)
-		r.proxies = append(r.proxies, p)
-		r.urls = append(r.urls, p.URL())
-	}
-	r.etcd, err = clientv3.New(clientv3.Config{Endpoints: cluster.Endpoints(), Logger: clientv3.NewCtxClient(t.Context()).GetLogger()})
-	require.NoError(t, err)
-	t.Cleanup(func() { r.etcd.Close() })
-	return r
+	endpoints := etcdtest.New(t, etcdtest.Options{Members: 3}).Endpoints()
+	return &rig{etcdtest.NewNetwork(t, endpoints), etcdtest.Connect(t, endpoints)}
 }
 
 func (r *rig) newClient(t *testing.T) locker.Client {
 	t.Helper()
-	c, err := locker.New(r.urls, 5, ttl, context.Background())
+	c, err := locker.New(r.net.Endpoints(), 5, ttl, context.Background())
 	require.NoError(t, err)
 	return c
 }
@@ -171,7 +155,7 @@ func run(all []locker.Client, next func() (n int, more bool)) {
 
 // strike does to the network what the n-th fault is.
 func (r *rig) strike(n int) {
-	p := r.proxies[n%len(r.proxies)]
+	p := r.net[n%len(r.net)]
 	switch n % 5 {
 	case 0, 1:
 		p.Cut()
@@ -182,12 +166,6 @@ func (r *rig) strike(n int) {
 		p.Cut()
 	case 4:
 		p.Hold(etcdtest.ToServer)
-	}
-}
-
-func (r *rig) heal() {
-	for _, p := range r.proxies {
-		p.Heal()
 	}
 }
 
@@ -206,14 +184,14 @@ func TestNothingIsLeft(t *testing.T) {
 		n := int(count.Add(1))
 		if n%200 == 0 { // a fault comes, and is healed 200 cycles later
 			if n/200%2 == 0 {
-				r.heal()
+				r.net.Heal()
 			} else {
 				r.strike(int(faults.Add(1)))
 			}
 		}
 		return n, n <= cycles
 	})
-	r.heal()
+	r.net.Heal()
 
 	eventually(t, "no key is left while the clients live", func() bool { return len(r.keys(t)) == 0 }, func() any { return r.keys(t) })
 	for _, c := range all { // they are as good as new
@@ -279,7 +257,7 @@ func TestSoak(t *testing.T) {
 		select {
 		case <-done:
 		default:
-			r.heal()
+			r.net.Heal()
 			if n%2 == 0 {
 				r.strike(n / 2)
 			}
@@ -290,7 +268,7 @@ func TestSoak(t *testing.T) {
 		}
 		break
 	}
-	r.heal()
+	r.net.Heal()
 	for _, c := range all {
 		require.NoError(t, c.Close())
 	}

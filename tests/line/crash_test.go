@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	shortTTL = 2
+	shortTTL = 2 // of those who are killed
 	inTime   = (shortTTL + 2) * time.Second
 )
 
@@ -45,7 +45,7 @@ func TestKilledProcesses(t *testing.T) {
 			}
 			turns := make([]chan turn, 2)
 			for i := range turns {
-				survivor, err := locker.New(cluster.Endpoints(), 5, shortTTL, context.Background())
+				survivor, err := locker.New(cluster.Endpoints(), 5, 30, context.Background())
 				require.NoError(t, err)
 				defer func() { require.NoError(t, survivor.Close()) }()
 				turns[i] = make(chan turn, 1)

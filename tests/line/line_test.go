@@ -2,7 +2,6 @@
 package line
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -23,13 +22,9 @@ const (
 var faultsFor = flag.Duration("faults", 30*time.Second, "how long the cluster is broken while processes contend")
 
 func newCluster(t *testing.T) (*etcdtest.Cluster, *clientv3.Client) {
-	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
-	etcd, err := clientv3.New(clientv3.Config{Endpoints: cluster.Endpoints(), Logger: clientv3.NewCtxClient(context.Background()).GetLogger()})
-	require.NoError(t, err)
-	t.Cleanup(func() { etcd.Close() })
-	return cluster, etcd
+	t.Helper()
+	cluster := etcdtest.New(t, etcdtest.Options{Members: 3})
+	return cluster, etcdtest.Connect(t, cluster.Endpoints())
 }
 
 func TestManyProcesses(t *testing.T) {
@@ -45,24 +40,16 @@ func TestManyProcesses(t *testing.T) {
 // no lock and no place may be lost to it.
 func TestManyProcessesAndFaults(t *testing.T) {
 	cluster, etcd := newCluster(t)
-	var endpoints []string
-	var proxies []*etcdtest.Proxy
-	for _, e := range cluster.Endpoints() {
-		p, err := etcdtest.NewProxy(e)
-		require.NoError(t, err)
-		t.Cleanup(p.Close)
-		proxies = append(proxies, p)
-		endpoints = append(endpoints, p.URL())
-	}
+	net := etcdtest.NewNetwork(t, cluster.Endpoints())
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	faults := map[string]int{}
-	store := contend(t, etcd, order{Endpoints: endpoints, TTL: 20, Name: "lock", For: *faultsFor, Faults: true}, func(over <-chan struct{}) {
+	store := contend(t, etcd, order{Endpoints: net.Endpoints(), TTL: 20, Name: "lock", For: *faultsFor, Faults: true}, func(over <-chan struct{}) {
 		for {
 			// How long a fault lasts, and the time between faults, is part of the faults.
 			fault, pause := time.Duration(500+random.IntN(2000))*time.Millisecond, time.Duration(random.IntN(1000))*time.Millisecond
-			member := random.IntN(len(proxies))
+			member := random.IntN(len(net))
 			if random.IntN(2) == 0 {
 				leader, err := cluster.Leader()
 				require.NoError(t, err)
@@ -81,9 +68,7 @@ func TestManyProcessesAndFaults(t *testing.T) {
 				require.NoError(t, cluster.Thaw(member))
 			case 2:
 				faults["connections cut"]++
-				for _, p := range proxies {
-					p.Cut()
-				}
+				net.Cut()
 			}
 			select {
 			case <-time.After(pause):

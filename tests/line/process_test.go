@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -39,7 +40,7 @@ const orderKey = "LOCKER_LINE_ORDER"
 func TestMain(m *testing.M) {
 	text := os.Getenv(orderKey)
 	if text == "" {
-		os.Exit(m.Run())
+		etcdtest.Main(m)
 	}
 	go func() {
 		io.Copy(io.Discard, os.Stdin) // its end is the end of the parent

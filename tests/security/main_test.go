@@ -3,6 +3,7 @@ package security
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -13,7 +14,6 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -21,20 +21,22 @@ func TestMain(m *testing.M) {
 		child()
 		return
 	}
-	goleak.VerifyTestMain(m)
+	flag.Parse()
+	flag.Set("test.parallel", "8") // tests mostly wait here
+	etcdtest.Main(m)
 }
+
+// ttl is of most leases here, in seconds. A renewal that comes with a password needs the disk of etcd, which may be busy.
+const ttl = 12
 
 // soon bounds the wait for what has no time limit of its own.
 const soon = 20 * time.Second
 
-// startCluster starts an etcd to which passwords cost next to nothing, unless flags say otherwise.
+// startCluster starts an etcd to which passwords cost next to nothing.
 func startCluster(t *testing.T, flags ...string) *etcdtest.Cluster {
 	t.Helper()
 	flags = append([]string{"--bcrypt-cost=4"}, flags...)
-	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 1, Flags: flags})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
-	return cluster
+	return etcdtest.New(t, etcdtest.Options{Members: 1, Flags: flags})
 }
 
 // connect is an etcd client as a user of locker configures it.
@@ -88,9 +90,13 @@ func prefix(key string) role { return role{key, clientv3.GetPrefixRangeEnd(key)}
 
 func password(user string) string { return user + "'s password" }
 
+func account(cluster *etcdtest.Cluster, user string) clientv3.Config {
+	return clientv3.Config{Endpoints: cluster.Endpoints(), Username: user, Password: password(user)}
+}
+
 func as(t *testing.T, cluster *etcdtest.Cluster, user string) *clientv3.Client {
 	t.Helper()
-	return connect(t, clientv3.Config{Endpoints: cluster.Endpoints(), Username: user, Password: password(user)})
+	return connect(t, account(cluster, user))
 }
 
 var names atomic.Int64

@@ -14,12 +14,13 @@ import (
 const exactName = "exact"
 
 func TestRoles(t *testing.T) {
+	t.Parallel()
 	cluster := startCluster(t)
 	root := enableAuth(t, cluster, map[string]role{
 		"exact": {key: exactName}, "prefix": prefix("team/"), "nothing": {},
 	})
 	other := newLocker(t, root, 30)
-	user := func(t *testing.T, name string) locker.Client { return newLocker(t, as(t, cluster, name), 5) }
+	user := func(t *testing.T, name string) locker.Client { return newLocker(t, as(t, cluster, name), ttl) }
 
 	t.Run("root", func(t *testing.T) {
 		useAll(t, other, user(t, "root"), newName("name"))
@@ -51,7 +52,7 @@ func TestRoles(t *testing.T) {
 		r := c.LockWait(t.Context(), exactName, "value", nil)
 		require.NoError(t, r.Err)
 		taken := time.Now()
-		eventually(t, "it is older than its TTL", func() bool { return time.Since(taken) > 6*time.Second })
+		eventually(t, "it is older than its TTL", func() bool { return time.Since(taken) > (ttl+1)*time.Second })
 		require.True(t, r.Held())
 		require.NoError(t, c.Unlock(exactName, nil))
 		require.Equal(t, "value", watched.next(t))

@@ -21,6 +21,7 @@ const (
 
 // Nothing that is secret is told: not by the debug option, not by the logger of etcd's client, and not in errors.
 func TestSecretsAreKept(t *testing.T) {
+	t.Parallel()
 	cluster := startCluster(t)
 	root := enableAuth(t, cluster, map[string]role{"user": prefix("team/")})
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
@@ -51,11 +52,11 @@ func child() {
 		panic(err)
 	}
 	defer cli.Close()
-	a, err := locker.NewFromClient(ctx, cli, 2)
+	a, err := locker.NewFromClient(ctx, cli, ttl)
 	if err != nil {
 		panic(err)
 	}
-	b, err := locker.NewFromClient(ctx, cli, 2)
+	b, err := locker.NewFromClient(ctx, cli, ttl)
 	if err != nil {
 		panic(err)
 	}
@@ -84,7 +85,7 @@ func child() {
 
 	_, err = clientv3.New(clientv3.Config{Endpoints: endpoints, Username: "user", Password: "wrong-" + password("user")})
 	tell(err)
-	_, err = locker.New(endpoints, 2, 2, ctx)
+	_, err = locker.New(endpoints, 2, ttl, ctx)
 	tell(err)
 	tell(a.Close(), b.Close())
 	use(a, name, secret)

@@ -87,13 +87,14 @@ func (a authority) serverFlags(t *testing.T) []string {
 }
 
 func TestClientCertificates(t *testing.T) {
+	t.Parallel()
 	ours, foreign := newAuthority(t), newAuthority(t)
 	cluster := startCluster(t, ours.serverFlags(t)...)
 	with := func(pool *x509.CertPool, certs ...tls.Certificate) *clientv3.Client {
 		return connect(t, clientv3.Config{Endpoints: cluster.Endpoints(), TLS: &tls.Config{RootCAs: pool, Certificates: certs}})
 	}
 	cli := with(ours.pool(), ours.issue(t, "alice"))
-	useAll(t, newLocker(t, cli, 5), newLocker(t, cli, 5), newName("name"))
+	useAll(t, newLocker(t, cli, ttl), newLocker(t, cli, ttl), newName("name"))
 	require.Empty(t, keys(t, cli))
 
 	t.Run("refused", func(t *testing.T) {
@@ -121,6 +122,7 @@ func TestClientCertificates(t *testing.T) {
 
 // A certificate names its user, who needs no password then.
 func TestUserOfACertificate(t *testing.T) {
+	t.Parallel()
 	ours := newAuthority(t)
 	cluster := startCluster(t, ours.serverFlags(t)...)
 	of := func(user string) *clientv3.Client {
@@ -144,7 +146,7 @@ func TestUserOfACertificate(t *testing.T) {
 	require.NoError(t, err)
 
 	alice := of("alice")
-	a, b := newLocker(t, alice, 5), newLocker(t, alice, 5)
+	a, b := newLocker(t, alice, ttl), newLocker(t, alice, ttl)
 	useAll(t, a, b, newName("alice/"))
 	require.ErrorIs(t, a.Lock("bob/1", "value", nil).Err, rpctypes.ErrPermissionDenied)
 	require.Empty(t, keys(t, root))

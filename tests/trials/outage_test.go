@@ -23,17 +23,15 @@ func TestOutage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newNetwork(t)
-			clients := newClients(t, n.endpoints())
-			n.each(strike)
-			firstLocks(t, clients, func() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) })
+			n := etcdtest.NewNetwork(t, machines)
+			clients := newClients(t, n.Endpoints())
+			n.Each(strike)
+			firstLocks(t, clients, func() { n.Heal() })
 		})
 	}
 	t.Run("members killed", func(t *testing.T) {
 		t.Parallel()
-		cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: 3})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, cluster.Close()) })
+		cluster := etcdtest.New(t, etcdtest.Options{Members: 3})
 		clients := newClients(t, cluster.Endpoints())
 		require.NoError(t, cluster.Kill(0, 1, 2))
 		firstLocks(t, clients, func() { require.NoError(t, cluster.Start(0, 1, 2)) })
@@ -45,7 +43,7 @@ func newClients(t *testing.T, endpoints []string) map[string]locker.Client {
 	clients := map[string]locker.Client{}
 	for _, habit := range []string{busy, idle} {
 		clients["New, "+habit] = newClient(t, endpoints, 1, 2)
-		given, err := locker.NewFromClient(context.Background(), newEtcd(t, endpoints), 2)
+		given, err := locker.NewFromClient(context.Background(), etcdtest.Connect(t, endpoints), 2)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, given.Close()) })
 		clients["NewFromClient, "+habit] = given

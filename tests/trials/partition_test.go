@@ -19,33 +19,6 @@ import (
 
 const trials = 20
 
-// partitions cut a holder off; the times in them are part of the fault. blind is the number of trials in which etcd's
-// own client must be seen to fail, for the trials to be able to show anything.
-var partitions = []struct {
-	name   string
-	blind  int
-	strike func(n network, ttl time.Duration)
-}{
-	{"both ways", 1, func(n network, _ time.Duration) {
-		n.each(func(p *etcdtest.Proxy) { p.Swallow() })
-	}},
-	{"answers only", 0, func(n network, _ time.Duration) { // its renewals still arrive
-		n.each(func(p *etcdtest.Proxy) { p.Swallow(etcdtest.ToClient) })
-	}},
-	{"answers delivered late", 1, func(n network, ttl time.Duration) {
-		n.each(func(p *etcdtest.Proxy) { p.Hold(etcdtest.ToClient) })
-		time.Sleep(ttl / 2) // renewals go out
-		n.each(func(p *etcdtest.Proxy) { p.Hold(etcdtest.ToServer) })
-		time.Sleep(ttl / 3)
-		n.each(func(p *etcdtest.Proxy) { p.Delay(0, etcdtest.ToClient) })
-	}},
-	{"slow answers, then none", 1, func(n network, ttl time.Duration) {
-		n.each(func(p *etcdtest.Proxy) { p.Delay(ttl/9, etcdtest.ToClient) })
-		time.Sleep(ttl / 2) // a renewal, at least, is answered late
-		n.each(func(p *etcdtest.Proxy) { p.Swallow() })
-	}},
-}
-
 // The holder is told of its loss 200 ms or more before another client can have the lock, every time; and under the same
 // faults, at the same moments, a concurrency.Session is not.
 func TestPartitionOfTheHolder(t *testing.T) {
@@ -53,14 +26,19 @@ func TestPartitionOfTheHolder(t *testing.T) {
 	for _, ttl := range []int{2, 5} {
 		t.Run(fmt.Sprintf("TTL %d s", ttl), func(t *testing.T) {
 			t.Parallel()
-			for _, partition := range partitions {
-				t.Run(partition.name, func(t *testing.T) {
-					ours, theirs := leads(t, ttl, partition.strike)
-					t.Logf("locker:      smallest lead %v, median %v", ours[0], ours[trials/2])
+			for kind, strike := range etcdtest.Partitions {
+				t.Run(kind, func(t *testing.T) {
+					late := etcdtest.Lateness()
+					ours, theirs := leads(t, ttl, strike)
+					busy := late() // this much of a lead may be this machine's, which told us of the loss too late
+					t.Logf("locker:      smallest lead %v, median %v; the machine was late by up to %v", ours[0], ours[trials/2], busy)
 					early, _ := slices.BinarySearch(theirs, 0)
 					t.Logf("concurrency: smallest lead %v, median %v; two owners in %d of %d", theirs[0], theirs[trials/2], early, trials)
-					require.GreaterOrEqual(t, ours[0], 200*time.Millisecond)
-					require.GreaterOrEqual(t, early, partition.blind, "these trials show nothing")
+					require.Positive(t, ours[0])
+					require.GreaterOrEqual(t, ours[0], 200*time.Millisecond-busy)
+					if kind != "answers only" { // where a lease is renewed for as long as its holder believes in it
+						require.NotZero(t, early, "these trials show nothing")
+					}
 				})
 			}
 		})
@@ -68,14 +46,14 @@ func TestPartitionOfTheHolder(t *testing.T) {
 }
 
 // leads are the leads of all trials of a fault, in order: of locker and of concurrency.
-func leads(t *testing.T, ttl int, strike func(network, time.Duration)) (ours, theirs []time.Duration) {
+func leads(t *testing.T, ttl int, strike func(etcdtest.Network, time.Duration)) (ours, theirs []time.Duration) {
 	rival := newRival(t)
 	var running sync.WaitGroup
 	var mu sync.Mutex // guards ours, theirs
 	for i := range trials {
-		n := newNetwork(t)
+		n := etcdtest.NewNetwork(t, machines)
 		a, b := holdLocker(t, n, rival, ttl), holdConcurrency(t, n, rival, ttl)
-		t.Cleanup(func() { n.each(func(p *etcdtest.Proxy) { p.Heal() }) }) // before the clients are closed
+		t.Cleanup(func() { n.Heal() }) // before the clients are closed
 		running.Go(func() {
 			// At moments all over three renewal intervals: what polls, etcd and its client, is met in any phase.
 			session := time.Duration(ttl) * time.Second
@@ -147,7 +125,7 @@ type rival struct {
 
 func newRival(t *testing.T) *rival {
 	t.Helper()
-	etcd := newEtcd(t, machines)
+	etcd := etcdtest.Connect(t, machines)
 	session, err := concurrency.NewSession(etcd)
 	require.NoError(t, err)
 	return &rival{etcd, newClient(t, machines, 5, 60), session}
@@ -158,10 +136,10 @@ func (r *rival) deleted(t *testing.T, key string, put int64) clientv3.WatchChan 
 	return r.etcd.Watch(t.Context(), key, clientv3.WithRev(put+1), clientv3.WithFilterPut())
 }
 
-func holdLocker(t *testing.T, n network, rival *rival, ttl int) *held {
+func holdLocker(t *testing.T, n etcdtest.Network, rival *rival, ttl int) *held {
 	t.Helper()
 	name := newName()
-	r := newClient(t, n.endpoints(), 5, int64(ttl)).Lock(name, "holder", nil)
+	r := newClient(t, n.Endpoints(), 5, int64(ttl)).Lock(name, "holder", nil)
 	require.Equal(t, locker.Success, r.Msg, "%v", r.Err)
 	over := make(chan struct{})
 	go func() {
@@ -187,9 +165,9 @@ func holdLocker(t *testing.T, n network, rival *rival, ttl int) *held {
 	}
 }
 
-func holdConcurrency(t *testing.T, n network, rival *rival, ttl int) *held {
+func holdConcurrency(t *testing.T, n etcdtest.Network, rival *rival, ttl int) *held {
 	t.Helper()
-	session, err := concurrency.NewSession(newEtcd(t, n.endpoints()), concurrency.WithTTL(ttl))
+	session, err := concurrency.NewSession(etcdtest.Connect(t, n.Endpoints()), concurrency.WithTTL(ttl))
 	require.NoError(t, err)
 	name := newName()
 	mutex := concurrency.NewMutex(session, name)

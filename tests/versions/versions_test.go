@@ -1,4 +1,8 @@
-// Package versions tests locker on every etcd in use, from 3.4 to the newest.
+// Package versions tests locker on every etcd in use: 3.4, 3.5, 3.6 and 3.7. Each passes all tests of the library itself, on
+// one member and on three, and all of them share a cluster that is upgraded from one to the next.
+//
+// These servers are built from their modules. An etcd that the machine has installed, as Debian's etcd-server is, takes
+// part beside them. Run it with -v to be told which servers there were.
 package versions
 
 import (
@@ -7,40 +11,73 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+	"go.etcd.io/etcd/api/v3/version"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { etcdtest.Main(m) }
 
-// version is a release of etcd.
-type version struct {
-	number string // as the server tells it
-	module string // the folder that names it; "" for the one that the test cluster is made of
-	tool   string // its name there
+// server is an etcd.
+type server struct {
+	version string // as it tells it itself
+	path    string // for etcdtest
 }
 
-// versions are all that the client is for. Each of the older ones is a tool of a module of its own, which does nothing
-// else than to name it; Go builds it and keeps it in its cache.
-var versions = []version{
-	{"3.4", "etcd34", "etcd"},
-	{"3.5", "etcd35", "server"},
-	{"3.6", "etcd36", "server"},
-	{"3.7", "", ""},
+// tools are modules that do nothing else than to name an old etcd as their tool. Go builds it, and keeps it in its cache.
+var tools = []struct{ release, module, name string }{
+	{"3.4.", "etcd34", "etcd"},
+	{"3.5.", "etcd35", "server"},
+	{"3.6.", "etcd36", "server"},
 }
 
-// binary is the server's path, for etcdtest.
-func (v version) binary(t *testing.T) string {
+// servers are all that the client is for and that there are here, the oldest first.
+func servers(t *testing.T) []server {
 	t.Helper()
-	if v.module == "" {
-		return "self"
+	all := []server{{version.Version, "self"}}
+	for _, tool := range tools {
+		path := output(t, filepath.Join("..", tool.module), "go", "tool", "-n", tool.name)
+		s := server{versionOf(t, path), path}
+		require.True(t, strings.HasPrefix(s.version, tool.release), "%+v is %+v", tool, s)
+		all = append(all, s)
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "tool", "-n", v.tool)
-	cmd.Dir = filepath.Join("..", v.module)
+	if path, err := exec.LookPath("etcd"); err == nil {
+		all = append(all, server{versionOf(t, path), path})
+	} else {
+		t.Log("no etcd is installed on this machine:", err)
+	}
+	slices.SortFunc(all, func(a, b server) int { return slices.Compare(numbers(a.version), numbers(b.version)) })
+	for _, s := range all {
+		t.Logf("etcd %s: %s", s.version, s.path)
+	}
+	return all
+}
+
+// versionOf asks a program.
+func versionOf(t *testing.T, path string) string {
+	t.Helper()
+	told := regexp.MustCompile(`etcd Version: (\S+)`).FindStringSubmatch(output(t, "", path, "--version"))
+	require.NotNil(t, told, path)
+	return told[1]
+}
+
+// numbers are what versions are compared by.
+func numbers(version string) []int {
+	n := make([]int, 3)
+	fmt.Sscanf(version, "%d.%d.%d", &n[0], &n[1], &n[2])
+	return n
+}
+
+// output is what a command prints.
+func output(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -48,40 +85,61 @@ func (v version) binary(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// startCluster starts members with these servers, in turn.
-func startCluster(t *testing.T, members int, servers ...string) *etcdtest.Cluster {
+// startCluster starts members with that server.
+func startCluster(t *testing.T, members int, s server) *etcdtest.Cluster {
 	t.Helper()
-	cluster, err := etcdtest.Start(t.Context(), etcdtest.Options{Members: members, Etcd: servers})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
+	cluster := etcdtest.New(t, etcdtest.Options{Members: members, Etcd: []string{s.path}})
+	for member := range members {
+		require.Equal(t, s.version, runningVersion(t, cluster, member))
+	}
 	return cluster
 }
 
-// notHere are the functional tests that bring a cluster of their own, need none, or measure this machine: the version of
-// another cluster is nothing to them.
-const notHere = "^(TestDeadCluster|TestNoSpaceAlarm|TestKilledMembers|TestFrozenMembers|TestProposals|TestBatch|TestMemory|" +
-	"TestWatchDelay|TestCostOf|TestWatchSurvivesCompaction|TestHoldSurvivesCompaction|TestAsk|TestClassify|TestSeat|TestDeadline|TestBacklog|" +
-	"Fuzz|Example)"
-
-// functional builds the tests of the library itself.
-func functional(t *testing.T) (binary string) {
-	t.Helper()
-	binary = filepath.Join(t.TempDir(), "locker.test")
-	out, err := exec.CommandContext(t.Context(), "go", "test", "-C", filepath.Join("..", ".."), "-c", "-o", binary, ".").CombinedOutput()
-	require.NoError(t, err, string(out))
-	return binary
+func TestFunctional(t *testing.T) {
+	tests := filepath.Join(t.TempDir(), "locker.test")
+	output(t, filepath.Join("..", ".."), "go", "test", "-c", "-o", tests, ".")
+	for _, s := range servers(t) {
+		for _, members := range []int{1, 3} {
+			t.Run(fmt.Sprintf("etcd %s, members: %d", s.version, members), func(t *testing.T) {
+				skip := unfit(s.version)
+				if members == 1 {
+					skip = append(skip, ownCluster)
+				}
+				runFunctional(t, tests, strings.Join(skip, "|"), s, startCluster(t, members, s))
+			})
+		}
+	}
 }
 
-// runFunctional runs them against a cluster.
-func runFunctional(t *testing.T, binary string, cluster *etcdtest.Cluster) {
+// ownCluster are the tests that start a cluster, of the server that LOCKER_ETCD names, to break it: once for each server
+// is enough.
+const ownCluster = "^(TestBatchOnEtcd|TestFrozenMembers|TestHoldSurvivesCompaction|TestKilledMembers|TestNoSpaceAlarm|TestProposals|" +
+	"TestWatchSurvivesCompaction)$"
+
+// unfit are the tests of what an old etcd is not up to.
+func unfit(version string) (skip []string) {
+	n := numbers(version)
+	if n[2] < map[int]int{4: 42, 5: 28, 6: 9}[n[1]] { // does not check the rights to what nested transactions do: CVE-2026-33343
+		skip = append(skip, "^TestBatchOnEtcd$")
+	}
+	if n[1] < 5 { // elects without --pre-vote: who cannot be elected may for seconds keep the other from it
+		skip = append(skip, "^TestFrozenMembers$/^(each_in_turn|a_leader_for_longer_than_a_TTL)$")
+	}
+	return skip
+}
+
+// runFunctional runs the tests of the library against a cluster, all but those to skip.
+func runFunctional(t *testing.T, tests, skip string, s server, cluster *etcdtest.Cluster) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), binary, "-test.v", "-test.timeout=5m", "-test.skip="+notHere)
+	cmd := exec.CommandContext(t.Context(), tests, "-test.v", "-test.timeout=10m", "-test.skip="+skip)
 	cmd.Dir = filepath.Join("..", "..")
-	cmd.Env = append(os.Environ(), "LOCKER_ENDPOINTS="+strings.Join(cluster.Endpoints(), ","))
+	cmd.Env = append(os.Environ(), "LOCKER_ENDPOINTS="+strings.Join(cluster.Endpoints(), ","), "LOCKER_ETCD="+s.path)
 	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, failures(string(out)))
-	passed := strings.Count("\n"+string(out), "\n--- PASS: ")
-	require.Greater(t, passed, 50, "the tests must be run")
+	told := "\n" + string(out)
+	require.NoError(t, err, failures(told))
+	require.NotContains(t, told, "--- SKIP")
+	passed := strings.Count(told, "\n--- PASS: ")
+	require.Greater(t, passed, 100, "the tests must be run")
 	t.Log(passed, "passed")
 }
 
@@ -94,22 +152,4 @@ func failures(out string) string {
 		}
 	}
 	return strings.Join(told, "")
-}
-
-func TestFunctional(t *testing.T) {
-	binary := functional(t)
-	for _, v := range versions {
-		server := v.binary(t)
-		for _, members := range []int{1, 3} {
-			if v.module == "" && members == 3 {
-				continue // that is how they run anyway
-			}
-			t.Run(fmt.Sprintf("etcd %s, members: %d", v.number, members), func(t *testing.T) {
-				t.Parallel()
-				cluster := startCluster(t, members, server)
-				require.Contains(t, serverVersion(t, cluster, 0), v.number+".")
-				runFunctional(t, binary, cluster)
-			})
-		}
-	}
 }

@@ -1,0 +1,9 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }

@@ -1,0 +1,9 @@
+package readme
+
+import (
+	"testing"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
