@@ -27,6 +27,9 @@
 // or more makes that rare. In both cases a lock held for longer than a third of the TTL is told lost as soon as etcd
 // tells it (where a client holds more than a thousand, within another third); a shorter hold learns of it from Unlock.
 //
+// With a user and password, a renewal that goes to another member needs a new token first, which etcd's client asks any
+// member for: where one of them is silent, a busy client can lose its lease to that. It is rare, and told in time.
+//
 // The lock of a holder that died stays locked for its TTL and up to half a second more; after an election of a new
 // leader, for an election timeout and another TTL. Clocks need not agree, but must run at about the same speed: the
 // margin is a tenth of the TTL, at least 200 ms.
