@@ -599,6 +599,35 @@ func nothingLeft(t testing.TB, etcd *clientv3.Client, name string) {
 	t.Fatal("something is left")
 }
 
+// A waiter enters over a key that an outsider put at its place, while a release that has seen only that key removes it: it
+// is the waiter's place by now.
+func TestStrayPlaceThatIsTaken(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	removing := newGate()
+	holder := tapped(t, machines, 30, func(ctx context.Context, req, reply any, send sender) error {
+		if deletes(req, name+waiting) && !puts(req, name) {
+			if err := removing.pass(ctx, nil); err != nil {
+				return err
+			}
+		}
+		return send(ctx, reply)
+	}, nil)
+	entered, entry := entering(name)
+	waiter := tapped(t, machines, 30, entry, nil)
+	mustLock(t, holder, name, "v", nil)
+	put(t, etcd, placeKey(waiter.live[0], name), "of an outsider")
+	released := make(chan error, 1)
+	go func() { released <- holder.Unlock(name, nil) }()
+	removing.awaitArrival(t)
+	turn := wait(ctx, waiter, name, "v")
+	entered.awaitArrival(t)
+	removing.open()
+	require.NoError(t, receive(t, released, soon))
+	gotLock(t, turn)
+	require.NoError(t, waiter.Unlock(name, nil))
+}
+
 // sender sends a request.
 type sender func(ctx context.Context, reply any) error
 

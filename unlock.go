@@ -102,7 +102,7 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 			heir = nil
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		case next != nil:
-			t.cmps = append(t.cmps, clientv3.Compare(clientv3.CreateRevision(string(next.Key)), "=", next.CreateRevision))
+			t.cmps = append(t.cmps, clientv3.Compare(clientv3.ModRevision(string(next.Key)), "=", next.ModRevision))
 			t.then = []clientv3.Op{clientv3.OpDelete(string(next.Key))}
 			if !stray {
 				t.then = append(t.then, clientv3.OpPut(h.name, string(next.Value), clientv3.WithLease(clientv3.LeaseID(next.Lease))))

@@ -101,10 +101,11 @@ func TestFunctional(t *testing.T) {
 	for _, s := range servers(t) {
 		for _, members := range []int{1, 3} {
 			t.Run(fmt.Sprintf("etcd %s, members: %d", s.version, members), func(t *testing.T) {
-				skip := unfit(s.version)
+				var skip []string
 				if members == 1 {
-					skip = append(skip, ownCluster)
+					skip = append(skip, ownCluster) // first: what is skipped in part, by a later pattern, would be run
 				}
+				skip = append(skip, unfit(s.version)...)
 				runFunctional(t, tests, strings.Join(skip, "|"), s, startCluster(t, members, s))
 			})
 		}
