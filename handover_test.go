@@ -819,6 +819,7 @@ func TestProposals(t *testing.T) {
 		turns := make([]<-chan Report, n)
 		for i := range n {
 			turns[i] = wait(ctx, clients[i], name, "v")
+			eventually(t, "the first has the lock", func() bool { return stored(t, etcd, name) != nil })
 			awaitPlaces(t, etcd, name, i)
 		}
 		var before float64
