@@ -223,9 +223,10 @@ func newFakeCore(t *testing.T, kv *fakeKV) (*core, *session) {
 	w := kv.newWire(t)
 	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, ctx: t.Context(), wireCtx: t.Context()}
 	c.batch = &batch{wire: w, ctx: t.Context(), limit: maxOps}
-	c.live = []*session{newSession(t.Context(), w, &fakeLeases{}, time.Hour, c.sessionOver)}
-	require.NoError(t, c.live[0].extend(now(), time.Hour))
-	close(c.live[0].ready)
-	t.Cleanup(func() { c.live[0].watchdog.Stop() })
-	return c, c.live[0]
+	s := newSession(t.Context(), w, &fakeLeases{}, time.Hour, c.sessionOver)
+	c.live = []*session{s}
+	require.NoError(t, s.extend(now(), time.Hour))
+	close(s.ready)
+	t.Cleanup(func() { s.watchdog.Stop() })
+	return c, s
 }

@@ -387,6 +387,17 @@ func TestHeldNeedsNoGoroutine(t *testing.T) {
 	})
 }
 
+// Whoever was frozen for longer than the TTL, and gives back first of all, is told of the loss; it asks etcd nothing.
+func TestUnlockAfterTheDeadline(t *testing.T) {
+	var kv fakeKV
+	c, s := newFakeCore(t, &kv)
+	h := c.begin(&hold{s: s, name: "name", token: 1}, nil)
+	s.mono.Store(int64(now().mono) - 1)
+	require.ErrorIs(t, c.unlock("name"), ErrLost)
+	require.Empty(t, kv.sent)
+	<-h.done
+}
+
 // A session ends at once, whatever it is about to do, and waits for its stream.
 func TestEndOfASession(t *testing.T) {
 	frozen := &fakeLeases{grant: func(ctx context.Context, _ int) (*pb.LeaseGrantResponse, error) {

@@ -40,6 +40,7 @@ func (c *core) unlock(name string) error {
 
 // finish ends a hold for its holder.
 func (c *core) finish(h *hold) error {
+	h.s.alive() // a process that was frozen learns here that its lease is over, before any timer has fired
 	c.mu.Lock()
 	err := c.retire(h)
 	c.mu.Unlock()

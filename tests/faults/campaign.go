@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -207,6 +208,7 @@ func (c *campaign) finish() error {
 			case <-end:
 				end = time.After(0)
 				c.hung = append(c.hung, s.now)
+				s.now.cmd.Process.Signal(syscall.SIGQUIT) // it tells where its goroutines are
 			}
 		}
 	}
