@@ -12,9 +12,10 @@ type listener struct {
 	holds map[*hold]struct{} // guarded by core.mu
 }
 
-// listen makes h end with quit. A nil channel ends nothing. mu is held.
+// listen makes h end with quit. A nil channel ends nothing, and a Lock that meets Close ends with the session: nobody
+// would end its listener. mu is held.
 func (c *core) listen(quit <-chan bool, h *hold) {
-	if quit == nil {
+	if quit == nil || c.ctx.Err() != nil {
 		return
 	}
 	n := c.listeners[quit]

@@ -119,3 +119,16 @@ func TestQuitOfConsecutiveLocks(t *testing.T) {
 		})
 	}
 }
+
+// A Lock that gets its answer while the client is being closed leaves no listener behind, which Close would wait for.
+func TestLockThatMeetsClose(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 5, 30)
+	s := c.live[0]
+	h := &hold{s: s, name: newName(), token: 1}
+	c.cancel(ErrClosed)
+	c.begin(h, make(chan bool))
+	require.Empty(t, c.listeners)
+	require.NoError(t, c.Close())
+	receive(t, h.done, soon)
+}
