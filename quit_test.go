@@ -132,3 +132,18 @@ func TestLockThatMeetsClose(t *testing.T) {
 	require.NoError(t, c.Close())
 	receive(t, h.done, soon)
 }
+
+// What Close gives back goes to no goroutine of this client, even where that has not heard of the end yet.
+func TestNobodyInheritsFromClose(t *testing.T) {
+	t.Parallel()
+	c, name := newClient(t, 5, 30), newName()
+	r := mustLock(t, c, name, DefaultValue, nil)
+	w := &waiter{value: DefaultValue, quit: make(chan bool), turn: make(chan *hold, 1)}
+	c.mu.Lock()
+	c.seats[name].line = append(c.seats[name].line, w)
+	c.mu.Unlock()
+	c.cancel(ErrClosed)
+	require.NoError(t, c.finish(r.hold))
+	require.Nil(t, receive(t, w.turn, soon), "the seat, and not the lock")
+	require.NoError(t, c.Close())
+}

@@ -53,8 +53,11 @@ func (c *core) finish(h *hold) error {
 // giveBack gives back the key of a retired hold, and then the seat. A goroutine that waits for the seat gets the
 // lock itself where nobody waits in etcd: one commit instead of two.
 func (c *core) giveBack(h *hold) error {
+	var heir *waiter
 	c.mu.Lock()
-	heir := c.seats.heir(h.name)
+	if c.ctx.Err() == nil { // nobody here wants it any more else
+		heir = c.seats.heir(h.name)
+	}
 	c.mu.Unlock()
 	token, err := c.release(c.bound(c.wireCtx), h, heir)
 	if debug {
