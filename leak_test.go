@@ -80,6 +80,21 @@ func TestReleaseLeavesNothing(t *testing.T) {
 	}
 }
 
+// Watches that no member answers leave streams open in etcd's client: not one for each try.
+func TestUnansweredWatchesLeaveFewStreams(t *testing.T) {
+	const streams = etcdClient + ".(*watchGRPCStream).run"
+	n := etcdtest.NewNetwork(t, machines)
+	c, before := clientAt(t, n.Endpoints(), 5, 60), goroutines(streams)
+	n.Swallow()
+	for range maxStreams + 4 {
+		_, err := c.open(within(maxPause+10*time.Millisecond), newName())
+		require.Error(t, err)
+	}
+	n.Heal()
+	require.LessOrEqual(t, goroutines(streams)-before, maxStreams)
+	require.Greater(t, c.streams.Load(), int64(maxStreams), "too few tries: this test shows nothing")
+}
+
 func TestCloseLeavesNothing(t *testing.T) {
 	for kind, end := range map[string]func(c Client, cancel func()){
 		"Close": func(c Client, _ func()) { require.NoError(t, c.Close()) },

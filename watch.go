@@ -162,6 +162,10 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 // valueOf is what Watch tells of a key; "" where there is none.
 func valueOf(kv *mvccpb.KeyValue) string { return string(kv.GetValue()) }
 
+// maxStreams is how many streams a client's watches may be spread over: clientv3 keeps one open, for the next watch, whose
+// watches were all called off before they had an answer.
+const maxStreams = 8
+
 // open opens a watch, which then lives until the ctx of by ends. clientv3 waits for the server's answer, and puts all
 // watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
 // to another member, this watch and later ones with it.
@@ -170,7 +174,7 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 	for wait := max(maxPause, c.patience()); ; wait *= 2 {
 		n := c.streams.Load()
 		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
-			clientv3.WithRequireLeader(by.ctx), "locker-stream", strconv.FormatInt(n, 10)))
+			clientv3.WithRequireLeader(by.ctx), "locker-stream", strconv.FormatInt(n%maxStreams, 10)))
 		late := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
 		changes := c.cli.Watch(ctx, key, opts...)
 		if late.Stop() {
