@@ -154,7 +154,7 @@ func TestNoSpaceAlarm(t *testing.T) {
 	eventually(t, "a waiter", func() bool { return !isFree(t, etcd, held[0]+waiting) })
 
 	alarm(t, etcd, pb.AlarmRequest_ACTIVATE)
-	time.Sleep(2 * ttl * time.Second) // under the alarm
+	time.Sleep(2 * ttl * time.Second) // how long the alarm lasts is the fault
 	for _, h := range holds {
 		require.True(t, h.Held())
 	}
@@ -243,7 +243,7 @@ func testQuorumLost(t *testing.T, cluster *etcdtest.Cluster) {
 			assert.Less(t, time.Since(start), time.Second+slack)
 		}
 	}()
-	time.Sleep(3 * ttl * time.Second) // of the outage
+	time.Sleep(3 * ttl * time.Second) // how long the outage lasts is the fault
 	require.Empty(t, first)
 
 	require.NoError(t, cluster.Start(0, 1))
