@@ -71,7 +71,7 @@ func (c *core) watchHeld(s *session) (left int) {
 			left--
 			s.watched++
 			var ctx context.Context
-			ctx, h.unwatch = context.WithCancel(s.ctx)
+			ctx, h.unwatch = context.WithCancel(c.ctx) // Close waits for it before it ends the session
 			c.tasks.start(func() {
 				c.watchHold(ctx, h)
 				c.mu.Lock()

@@ -120,7 +120,8 @@ func TestQuitOfConsecutiveLocks(t *testing.T) {
 	}
 }
 
-// A Lock that gets its answer while the client is being closed leaves no listener behind, which Close would wait for.
+// A Lock that gets its answer while the client is being closed leaves no listener and no watch behind, which Close would
+// wait for.
 func TestLockThatMeetsClose(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, 5, 30)
@@ -129,6 +130,10 @@ func TestLockThatMeetsClose(t *testing.T) {
 	c.cancel(ErrClosed)
 	c.begin(h, make(chan bool))
 	require.Empty(t, c.listeners)
+	require.Zero(t, c.watchHeld(s))
+	ended := make(chan struct{})
+	go func() { c.tasks.wait(); close(ended) }() // as Close does, before it ends the session
+	receive(t, ended, soon)
 	require.NoError(t, c.Close())
 	receive(t, h.done, soon)
 }
