@@ -32,7 +32,6 @@ type config struct {
 type client struct {
 	cfg     config
 	out     *lines
-	subject subject
 	sampler sampler
 	ops     atomic.Int64
 	values  atomic.Int64
@@ -89,10 +88,9 @@ func runClient() error {
 			}
 		}
 	})
-	if c.connect() {
-		c.work(closing)
-		op := c.call("close", "", "", 0, 0)
-		op.done(context.Background(), c.subject.close())
+	if u := c.connect(); u != nil {
+		u.work(closing)
+		u.close()
 	} else {
 		c.out.write(record{Kind: idle, At: now()})
 		<-closing
@@ -107,25 +105,16 @@ func runClient() error {
 	return nil
 }
 
-// connect makes the client, and tries again until it is told to stop.
-func (c *client) connect() bool {
+// connect makes the client that lives as long as the process, and tries again until it is told to stop.
+func (c *client) connect() *user {
 	for {
 		select {
 		case <-c.stop:
-			return false
+			return nil
 		default:
 		}
-		cli, err := c.dial()
-		if err == nil {
-			op := c.call("new", "", "", 0, 0)
-			c.subject, err = subjects[c.cfg.Subject](c.cfg, cli)
-			op.done(context.Background(), err)
-			if err == nil {
-				return true
-			}
-			if cli != nil {
-				cli.Close()
-			}
+		if u, err := c.open(); err == nil {
+			return u
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -138,46 +127,43 @@ const (
 )
 
 // work runs the script until the work ends, and then the watchers until everything does.
-func (c *client) work(closing <-chan struct{}) {
+func (u *user) work(closing <-chan struct{}) {
 	var working, watching sync.WaitGroup
 	for i := range workers {
-		w := &worker{client: c, rng: rand.New(rand.NewPCG(c.cfg.Seed, uint64(i)))}
+		w := &worker{user: u, rng: rand.New(rand.NewPCG(u.cfg.Seed, uint64(i)))}
 		working.Go(w.run)
 	}
-	if l, ok := c.subject.(lockers); ok {
-		rng := rand.New(rand.NewPCG(c.cfg.Seed, workers))
+	if l, ok := u.subject.(lockers); ok {
+		rng := rand.New(rand.NewPCG(u.cfg.Seed, workers))
 		for range watchers {
-			name := c.cfg.Hot[rng.IntN(len(c.cfg.Hot))]
-			watching.Go(func() { c.followToTheEnd(l, name, closing) })
+			name := u.cfg.Hot[rng.IntN(len(u.cfg.Hot))]
+			watching.Go(func() { u.followToTheEnd(l, name, closing) })
 		}
 	}
 	working.Wait()
-	c.sampler.settle()
-	c.out.write(record{Kind: idle, At: now()})
+	u.sampler.settle()
+	u.out.write(record{Kind: idle, At: now()})
 	<-closing
 	watching.Wait()
 }
 
 // call is an operation of a client, as it is told.
 type call struct {
-	c  *client
-	id int
-	record
+	c      *client
+	id, of int
 }
 
-func (c *client) call(what, name, value string, until instant, of int) call {
-	o := call{c, int(c.ops.Add(1)), record{What: what, Name: name, Value: value, Until: until, Of: of}}
-	r := o.record
-	r.Kind, r.At, r.Op = called, now(), o.id
+func (c *client) begin(r record) call {
+	r.Kind, r.At, r.Op = called, now(), int(c.ops.Add(1))
 	c.out.write(r)
-	return o
+	return call{c, r.Op, r.Of}
 }
 
 // done tells the end of an operation. The time is taken before anything else.
 func (o call) done(ctx context.Context, err error) { o.took(ctx, now(), 0, err) }
 
 func (o call) took(ctx context.Context, at instant, token int64, err error) {
-	r := record{Kind: returned, At: at, Op: o.id, Of: o.Of, Outcome: outcome(ctx, err), Token: token}
+	r := record{Kind: returned, At: at, Op: o.id, Of: o.of, Outcome: outcome(ctx, err), Token: token}
 	if r.Outcome == failed || r.Outcome == lost {
 		r.Error = err.Error()
 	}

@@ -24,7 +24,9 @@ type operation struct {
 	outcome    string
 	token      int64
 	err        string
-	told       []string // by a Watch
+	told       []string   // by a Watch
+	via        *operation // that made the client
+	closing    *operation // of one that made a client: the end of that
 }
 
 // hold is a lock that a client knew it had.
@@ -64,9 +66,12 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 	defer h.mu.Unlock()
 	switch r.Kind {
 	case called:
-		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until}
+		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until, via: by.ops[r.Via]}
 		by.ops[r.Op] = op
 		h.ops = append(h.ops, op)
+		if op.what == closes {
+			by.ops[r.Of].closing = op
+		}
 		if hold := h.holds[by.ops[r.Of]]; hold != nil {
 			hold.release = op
 		}
@@ -87,6 +92,12 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 	case ended:
 		hold := h.holds[by.ops[r.Op]]
 		hold.last, hold.end, hold.done, hold.lost = r.From, r.At, r.Done, hold.lost || r.Lost
+		if c := hold.closed(); c != nil && c.call <= r.At { // Close gave it back
+			hold.lost = false
+			if hold.release == nil || hold.release.call > c.call {
+				hold.release = c
+			}
+		}
 	case told:
 		op := by.ops[r.Op]
 		op.told = append(op.told, r.Value)
@@ -112,6 +123,17 @@ func (h *history) kill(by *incarnation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	by.killed = now()
+}
+
+// closes is the operation that ends a client, and gives back all that it holds.
+const closes = "close"
+
+// closed is the end of the client whose operation this is; nil if it was not closed.
+func (o *operation) closed() *operation {
+	if o.via == nil {
+		return nil
+	}
+	return o.via.closing
 }
 
 // takes says whether an operation takes a lock.

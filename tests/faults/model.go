@@ -174,13 +174,13 @@ func (j *judgement) ending(t *tenure) {
 	case cause != nil:
 		t.endFrom = max(t.from, cause.from)
 	case h.release != nil && !h.lost:
-		t.endFrom = h.release.call
+		t.endFrom = max(t.from, h.release.call) // a Close may have begun before
 	case h.lost:
 		t.endFrom = max(h.last, h.ret)
 	case h.by.killed != 0:
 		t.endFrom = h.by.killed
 	}
-	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done") {
+	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done" || r.what == closes) {
 		t.endTo = min(t.endTo, r.ret)
 	}
 }

@@ -47,7 +47,8 @@ type record struct {
 	Name    string  `json:"name,omitempty"`
 	Value   string  `json:"value,omitempty"`
 	Until   instant `json:"until,omitempty"` // call: when it has to end; 0 is the client's timeout
-	Of      int     `json:"of,omitempty"`    // call: the operation that took what this one releases
+	Of      int     `json:"of,omitempty"`    // call: the operation that took, or made, what this one gives back
+	Via     int     `json:"via,omitempty"`   // call: the one that made the client whose this is
 	Outcome string  `json:"outcome,omitempty"`
 	Token   int64   `json:"token,omitempty"`
 	Error   string  `json:"error,omitempty"`
@@ -79,6 +80,7 @@ const (
 	expired = "ended"    // with its ctx
 	lost    = "lost"     // the lock, or the place in the line
 	notHeld = "not held" // nothing to release
+	closed  = "closed"   // the client was
 	failed  = "error"    // anything else: it may have been carried out
 )
 

@@ -94,6 +94,7 @@ func judge(c *campaign) *judgement {
 	if c.subject == ours {
 		j.errorsHaveReasons()
 		j.doneCloses()
+		j.closedByClose()
 		j.watchesTellTheTruth()
 	}
 	return j
@@ -233,7 +234,7 @@ func (j *judgement) callsEnd() {
 		case op.watches() && op.until == 0:
 			limit = endless // its quit was never closed, or it ended by itself
 		case op.until != 0:
-			limit = op.until.add(prompt)
+			limit = max(op.until, op.call).add(prompt) // it may have been stopped before the call
 		}
 		end := op.ret
 		if end == 0 {
@@ -300,6 +301,15 @@ func (j *judgement) doneCloses() {
 		// A value that was received from quit is not more than that: the end comes right after it.
 		if r := h.release; r != nil && r.what != "push" && r.ret != 0 && h.last > r.ret {
 			j.violate("held after its release", h.name, h.last, "p%d, token %d, by %v", h.by.number, h.token, h.last.sub(r.ret))
+		}
+	}
+}
+
+// closedByClose: nobody is told that his client is closed before its Close.
+func (j *judgement) closedByClose() {
+	for _, op := range j.c.history.ops {
+		if c := op.closed(); op.outcome == closed && (c == nil || c.call > op.ret) {
+			j.violate("closed before Close", op.name, op.ret, "%s of p%d", op.what, op.by.number)
 		}
 	}
 }

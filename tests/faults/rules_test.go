@@ -56,9 +56,14 @@ func (s *scene) etcd(ms int, rev int64, value string) {
 
 // took is a lock that was taken, in the middle of its operation.
 func (s *scene) took(by *incarnation, from, to int, token int64) int {
+	return s.tookVia(by, 0, from, to, token)
+}
+
+// tookVia is one that a certain client of the process took.
+func (s *scene) tookVia(by *incarnation, user, from, to int, token int64) int {
 	value := fmt.Sprint("v", token)
 	s.etcd((from+to)/2, token, value)
-	return s.did(by, "lock", from, to, record{Value: value, Outcome: ok, Token: token})
+	return s.did(by, "lock", from, to, record{Value: value, Outcome: ok, Token: token, Via: user})
 }
 
 // over is the end of a hold: its holder last believed in it at that time.
@@ -204,6 +209,9 @@ func TestRules(t *testing.T) {
 		{"a wait that does not end with its ctx", func(s *scene) {
 			s.did(s.client(), "wait", 100, 1150, record{Value: "v", Outcome: expired, Until: at(1000)})
 		}, []string{"call ended late"}},
+		{"a wait that was stopped before it began", func(s *scene) {
+			s.did(s.client(), "wait", 1500, 1550, record{Value: "v", Outcome: expired, Until: at(1000)})
+		}, nil},
 		{"a wait for what is free", func(s *scene) {
 			s.did(s.client(), "wait", 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
 		}, []string{"stranded waiter"}},
@@ -235,6 +243,37 @@ func TestRules(t *testing.T) {
 			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
 			s.over(a, op, 210, false)
 		}, []string{"held after its release"}},
+		{"given back by Close", func(s *scene) {
+			a, b := s.client(), s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			op := s.tookVia(a, u, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, closes, 190, 200, record{Of: u, Outcome: ok})
+			s.did(a, "lock", 180, 195, record{Value: "w", Outcome: closed, Via: u})
+			s.over(a, op, 190, true)
+			s.gave(b, 210, 300, 20)
+		}, nil},
+		{"held after Close", func(s *scene) {
+			a := s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			op := s.tookVia(a, u, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, closes, 190, 200, record{Of: u, Outcome: ok})
+			s.over(a, op, 210, true)
+		}, []string{"held after its release"}},
+		{"lost before Close", func(s *scene) {
+			a := s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			s.over(a, s.tookVia(a, u, 100, 110, 10), 3000, true)
+			s.etcd(3300, 11, "")
+			s.did(a, closes, 3200, 3300, record{Of: u, Outcome: ok})
+		}, []string{"lost without a reason"}},
+		{"closed before Close", func(s *scene) {
+			a := s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			s.did(a, "lock", 180, 185, record{Value: "w", Outcome: closed, Via: u})
+			s.did(a, closes, 190, 200, record{Of: u, Outcome: ok})
+		}, []string{"closed before Close"}},
 		{"a watch that goes back", func(s *scene) {
 			a := s.client()
 			s.gave(a, 100, 200, 10)

@@ -51,6 +51,8 @@ func outcome(ctx context.Context, err error) string {
 		return lost
 	case errors.Is(err, locker.ErrNotHeld):
 		return notHeld
+	case errors.Is(err, locker.ErrClosed):
+		return closed
 	}
 	return failed
 }

@@ -40,7 +40,7 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 		}
 	}
 
-	outcomes := []string{ok, denied, expired, lost, notHeld, failed, ""}
+	outcomes := []string{ok, denied, expired, lost, notHeld, closed, failed, ""}
 	counts := map[string]map[string]int{}
 	errs := map[string]int{}
 	for _, op := range c.history.ops {

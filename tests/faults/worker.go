@@ -15,7 +15,7 @@ import (
 
 // worker is a goroutine that uses locks as its seed says.
 type worker struct {
-	*client
+	*user
 	rng *rand.Rand
 }
 
@@ -37,10 +37,12 @@ func (w *worker) run() {
 			w.do(own)
 		case dice < 90:
 			w.read(own)
-		case dice < 96:
+		case dice < 95:
 			w.watch(own)
-		default:
+		case dice < 98:
 			w.crowd()
+		default:
+			w.visit()
 		}
 	}
 }
@@ -128,21 +130,23 @@ func (w *worker) use(h *holding, name string, quit chan bool) {
 	}
 }
 
-func (c *client) unlock(h *holding, name string) {
-	op := c.call("unlock", name, "", 0, h.op)
-	c.sampler.releasing(h)
-	op.done(context.Background(), c.subject.unlock(name, h.grip))
+func (u *user) unlock(h *holding, name string) {
+	op := u.call("unlock", name, "", 0, h.op)
+	u.sampler.releasing(h)
+	op.done(context.Background(), u.subject.unlock(name, h.grip))
 	<-h.over
 }
 
 // push gives a lock back by a value on its quit channel. Whoever receives it, it must not take for ever.
-func (c *client) push(h *holding, name string, quit chan<- bool) {
-	op := c.call("push", name, "", 0, h.op)
-	c.sampler.releasing(h)
+func (u *user) push(h *holding, name string, quit chan<- bool) {
+	op := u.call("push", name, "", 0, h.op)
+	u.sampler.releasing(h)
 	var err error
 	select {
 	case quit <- true:
-	case <-time.After(2 * c.cfg.Timeout):
+	case <-u.closing: // nobody receives after Close
+		err = locker.ErrClosed
+	case <-time.After(2 * u.cfg.Timeout):
 		err = errNobodyListens
 	}
 	op.done(context.Background(), err)
@@ -150,11 +154,11 @@ func (c *client) push(h *holding, name string, quit chan<- bool) {
 }
 
 // quit gives back all locks of a quit channel, by closing it.
-func (c *client) quit(holds []*holding, names []string, quit chan<- bool) {
+func (u *user) quit(holds []*holding, names []string, quit chan<- bool) {
 	ops := make([]call, len(holds))
 	for i, h := range holds {
-		ops[i] = c.call("quit", names[i], "", 0, h.op)
-		c.sampler.releasing(h)
+		ops[i] = u.call("quit", names[i], "", 0, h.op)
+		u.sampler.releasing(h)
 	}
 	close(quit)
 	for i, h := range holds {
@@ -300,13 +304,13 @@ func (w *worker) watch(own lockers) {
 }
 
 // follow tells what a Watch tells, until quit, whose time is in at.
-func (c *client) follow(own lockers, what, name string, quit <-chan bool, at *atomic.Int64, saw func(string)) {
-	op := c.call(what, name, "", 0, 0)
+func (u *user) follow(own lockers, what, name string, quit <-chan bool, at *atomic.Int64, saw func(string)) {
+	op := u.call(what, name, "", 0, 0)
 	values, read := make(chan string), make(chan struct{})
 	go func() {
 		defer close(read)
 		for v := range values {
-			c.out.write(record{Kind: told, At: now(), Op: op.id, Name: name, Value: v})
+			u.out.write(record{Kind: told, At: now(), Op: op.id, Name: name, Value: v})
 			saw(v)
 		}
 	}()
@@ -317,12 +321,12 @@ func (c *client) follow(own lockers, what, name string, quit <-chan bool, at *at
 	}
 	close(values)
 	<-read
-	c.out.write(r)
+	u.out.write(r)
 }
 
 // followToTheEnd watches a name as long as the process lives. At the end, when nothing is locked any more, it must have
 // told so: it waits for that, though not for ever.
-func (c *client) followToTheEnd(own lockers, name string, closing <-chan struct{}) {
+func (u *user) followToTheEnd(own lockers, name string, closing <-chan struct{}) {
 	quit := make(chan bool)
 	var at atomic.Int64
 	var mu sync.Mutex
@@ -341,7 +345,7 @@ func (c *client) followToTheEnd(own lockers, name string, closing <-chan struct{
 		close(quit)
 	}()
 	for {
-		c.follow(own, "watch to the end", name, quit, &at, func(v string) {
+		u.follow(own, "watch to the end", name, quit, &at, func(v string) {
 			mu.Lock()
 			defer mu.Unlock()
 			last = v
