@@ -13,6 +13,7 @@ import (
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Goroutines are counted in the whole process: these tests run alone.
@@ -92,7 +93,29 @@ func TestUnansweredWatchesLeaveFewStreams(t *testing.T) {
 	}
 	n.Heal()
 	require.LessOrEqual(t, goroutines(streams)-before, maxStreams)
-	require.Greater(t, c.streams.Load(), int64(maxStreams), "too few tries: this test shows nothing")
+	require.Greater(t, c.late.Load(), int64(maxStreams), "too few tries: this test shows nothing")
+}
+
+// stuck is a Watcher that does not close, as etcd's own may.
+type stuck struct {
+	clientv3.Watcher
+	until chan struct{}
+}
+
+func (s stuck) Close() error {
+	<-s.until
+	return s.Watcher.Close()
+}
+
+func TestCloseOfAClientThatIsStuck(t *testing.T) {
+	c, err := New(machines, 1, 60, context.Background())
+	require.NoError(t, err)
+	s := stuck{c.cli.Watcher, make(chan struct{})}
+	c.cli.Watcher = s
+	defer close(s.until)
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }()
+	require.ErrorContains(t, receive(t, closed, 1500*time.Millisecond), "does not end")
 }
 
 func TestCloseLeavesNothing(t *testing.T) {

@@ -102,9 +102,10 @@ type core struct {
 	hangUp   context.CancelCauseFunc
 	sessions sync.WaitGroup // the goroutines of sessions
 	tasks    tasks          // all others, but for those of batch
-	streams  atomic.Int64   // of watches: the number of the current one
 	closing  sync.Once
 	closeErr error // guarded by closing
+
+	late, expired atomic.Int64 // streams for watches that were given up, for want of answers or of a good token
 
 	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
 	unbind    func() bool // ends the wait for the end of the caller's ctx
@@ -321,6 +322,7 @@ func (c Client) Close() error {
 }
 
 func (c *core) close() error {
+	end := time.Now().Add(c.timeout)
 	last := time.AfterFunc(c.timeout, func() { c.hangUp(errSilent) }) // from here on everything is under wireCtx
 	defer last.Stop()
 	c.cancel(ErrClosed)
@@ -354,7 +356,20 @@ func (c *core) close() error {
 	}
 	c.hangUp(nil)
 	if c.dialled {
-		err = errors.Join(err, c.cli.Close())
+		err = errors.Join(err, c.disconnect(max(maxPause, time.Until(end))))
 	}
 	return err
+}
+
+// disconnect closes etcd's client, which may hang there for ever: a stream of its whose watches were refused, two at a
+// time, waits for a goroutine that waits for it (seen with v3.7.3). The connections are closed all the same.
+func (c *core) disconnect(within time.Duration) error {
+	closed := make(chan error, 1)
+	go func() { closed <- c.cli.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(within):
+		return errors.Join(errors.New("locker: close: etcd's client does not end"), c.cli.ActiveConnection().Close())
+	}
 }

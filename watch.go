@@ -3,11 +3,13 @@ package locker
 import (
 	"context"
 	"errors"
-	"strconv"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 )
@@ -162,35 +164,53 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 // valueOf is what Watch tells of a key; "" where there is none.
 func valueOf(kv *mvccpb.KeyValue) string { return string(kv.GetValue()) }
 
-// maxStreams is how many streams a client's watches may be spread over: clientv3 keeps one open, for the next watch, whose
-// watches were all called off before they had an answer.
+// maxStreams is how many streams a client's watches may be spread over for want of answers: clientv3 keeps one open, for
+// the next watch, whose watches were all called off before they had an answer.
 const maxStreams = 8
 
 // open opens a watch, which then lives until the ctx of by ends. clientv3 waits for the server's answer, and puts all
 // watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
-// to another member, this watch and later ones with it.
+// to another member, this watch and later ones with it. So it does where the stream's token has expired: its watches
+// live on, but it takes no more.
 func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.WatchChan, error) {
 	fault := errSilent
+	opts = append(opts, clientv3.WithCreatedNotify())
 	for wait := max(maxPause, c.patience()); ; wait *= 2 {
-		n := c.streams.Load()
+		late, expired := c.late.Load(), c.expired.Load()
 		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
-			clientv3.WithRequireLeader(by.ctx), "locker-stream", strconv.FormatInt(n%maxStreams, 10)))
-		late := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
+			clientv3.WithRequireLeader(by.ctx), "locker-stream", fmt.Sprint(expired, ".", late%maxStreams)))
+		timer := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
 		changes := c.cli.Watch(ctx, key, opts...)
-		if late.Stop() {
+		resp := <-changes // clientv3 has waited for it
+		switch answered := timer.Stop(); {
+		case !answered:
+			c.late.CompareAndSwap(late, late+1)
+		case resp.Created && resp.Err() == nil:
 			return changes, nil
+		default:
+			if fault = watchErr(resp); tokenExpired(fault) {
+				c.expired.CompareAndSwap(expired, expired+1)
+			}
 		}
+		cancel()
 		if by.ctx.Err() != nil {
 			return nil, context.Cause(by.ctx)
 		}
 		left := time.Until(by.until)
-		if left <= 0 {
+		if left > 0 && classify(fault).passing {
+			// A watch does not tell why it does not open; a reading does.
+			if _, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key); err != nil {
+				fault = err
+			}
+		}
+		if left <= 0 || !classify(fault).passing {
 			return nil, fault
 		}
-		// A watch does not tell why it does not open; a reading does.
-		if _, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key); err != nil {
-			fault = err
-		}
-		c.streams.CompareAndSwap(n, n+1)
 	}
+}
+
+// tokenExpired goes by texts: so it comes from a watch.
+func tokenExpired(err error) bool {
+	return strings.Contains(err.Error(), rpctypes.ErrInvalidAuthToken.Error()) ||
+		strings.Contains(err.Error(), rpctypes.ErrAuthOldRevision.Error())
 }

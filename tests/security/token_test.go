@@ -49,7 +49,16 @@ func testTokensExpire(t *testing.T, flag string) {
 	cluster := startCluster(t, flag)
 	root := enableAuth(t, cluster, map[string]role{"user": prefix("team/")})
 	// One connection for both: the watches of both use one stream, opened with a token that will have expired.
-	cli := as(t, cluster, "user")
+	config := account(cluster, "user")
+	var requests atomic.Int64
+	config.DialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any,
+		conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if _, ok := req.(*pb.TxnRequest); ok {
+			requests.Add(1)
+		}
+		return invoke(ctx, method, req, reply, conn, opts...)
+	})}
+	cli := connect(t, config)
 	a, b := newLocker(t, cli, 60), newLocker(t, cli, ttl) // one lease outlives all here without a renewal, the other does not
 	name, contended := newName("team/"), newName("team/")
 
@@ -63,7 +72,9 @@ func testTokensExpire(t *testing.T, flag string) {
 	eventually(t, "it waits", func() bool { return len(keys(t, root)) == 3 })
 
 	for range 3 { // and so for more than ttl
+		before := requests.Load()
 		awaitExpiry(t, cluster.Endpoints()[0])
+		require.Less(t, requests.Load()-before, int64(8), "a watch that is refused is asked for four times a second")
 
 		require.True(t, r.Held())
 		require.True(t, short.Held())
