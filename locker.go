@@ -105,7 +105,8 @@ type core struct {
 	closing  sync.Once
 	closeErr error // guarded by closing
 
-	late, expired atomic.Int64 // streams for watches that were given up, for want of answers or of a good token
+	opening       chan struct{} // whoever has taken what is in it may open a watch
+	late, expired atomic.Int64  // streams for watches that were given up, for want of answers or of a good token
 
 	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
 	unbind    func() bool // ends the wait for the end of the caller's ctx
@@ -183,6 +184,8 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 	c.wireCtx, c.hangUp = context.WithCancelCause(context.WithoutCancel(ctx)) // giving back goes on after the caller's ctx
 	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
 	c.batch = &batch{wire: c.wire, ctx: c.wireCtx, limit: maxOps}
+	c.opening = make(chan struct{}, 1)
+	notify(c.opening)
 	client := Client{c}
 	c.mu.Lock()
 	c.unbind = context.AfterFunc(ctx, func() { client.Close() })
@@ -361,8 +364,8 @@ func (c *core) close() error {
 	return err
 }
 
-// disconnect closes etcd's client, which may hang there for ever: a stream of its whose watches were refused, two at a
-// time, waits for a goroutine that waits for it (seen with v3.7.3). The connections are closed all the same.
+// disconnect closes etcd's client. That may hang for ever where watches have been refused, see open; the connections are
+// closed all the same.
 func (c *core) disconnect(within time.Duration) error {
 	closed := make(chan error, 1)
 	go func() { closed <- c.cli.Close() }()

@@ -172,16 +172,23 @@ const maxStreams = 8
 // watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
 // to another member, this watch and later ones with it. So it does where the stream's token has expired: its watches
 // live on, but it takes no more.
+//
+// They open one at a time, which clientv3 would see to anyway: two that are refused at the same moment leave a stream of
+// its in a deadlock (seen with v3.7.3), and its Close as well.
 func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.WatchChan, error) {
 	fault := errSilent
 	opts = append(opts, clientv3.WithCreatedNotify())
 	for wait := max(maxPause, c.patience()); ; wait *= 2 {
+		if err := by.wait(c.opening, nil); err != nil {
+			return nil, err
+		}
 		late, expired := c.late.Load(), c.expired.Load()
 		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
 			clientv3.WithRequireLeader(by.ctx), "locker-stream", fmt.Sprint(expired, ".", late%maxStreams)))
 		timer := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
 		changes := c.cli.Watch(ctx, key, opts...)
 		resp := <-changes // clientv3 has waited for it
+		notify(c.opening)
 		switch answered := timer.Stop(); {
 		case !answered:
 			c.late.CompareAndSwap(late, late+1)
