@@ -674,10 +674,7 @@ type tappedWatcher struct {
 }
 
 func (w tappedWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
-	in := w.Watcher.Watch(ctx, key, opts...) // returns when the watch is open, and so must this
-	if ctx.Err() == nil {
-		w.tap(key, &clientv3.WatchResponse{Created: true})
-	}
+	in := w.Watcher.Watch(ctx, key, opts...)
 	out := make(chan clientv3.WatchResponse)
 	go func() {
 		defer close(out)
