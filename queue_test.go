@@ -634,7 +634,7 @@ type sender func(ctx context.Context, reply any) error
 // tap is called for each request of a client, and passes it on to send, or not.
 type tap func(ctx context.Context, req, reply any, send sender) error
 
-// watchTap is called when a client has opened a watch, and for each of its answers, before the client sees it.
+// watchTap is called for each answer to a watch, before the client sees it.
 type watchTap func(key string, resp *clientv3.WatchResponse)
 
 // tapped is a calm client whose requests and watches a test can see, stop and change. Both taps may be nil.
