@@ -92,11 +92,8 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 	case ended:
 		hold := h.holds[by.ops[r.Op]]
 		hold.last, hold.end, hold.done, hold.lost = r.From, r.At, r.Done, hold.lost || r.Lost
-		if c := hold.closed(); c != nil && c.call <= r.At { // Close gave it back
-			hold.lost = false
-			if hold.release == nil || hold.release.call > c.call {
-				hold.release = c
-			}
+		if c := hold.closed(); c != nil && !hold.lost && (hold.release == nil || hold.release.call > c.call) {
+			hold.release = c
 		}
 	case told:
 		op := by.ops[r.Op]

@@ -250,7 +250,7 @@ func TestRules(t *testing.T) {
 			s.etcd(195, 11, "")
 			s.did(a, closes, 190, 200, record{Of: u, Outcome: ok})
 			s.did(a, "lock", 180, 195, record{Value: "w", Outcome: closed, Via: u})
-			s.over(a, op, 190, true)
+			s.over(a, op, 190, false)
 			s.gave(b, 210, 300, 20)
 		}, nil},
 		{"held after Close", func(s *scene) {
@@ -259,15 +259,28 @@ func TestRules(t *testing.T) {
 			op := s.tookVia(a, u, 100, 110, 10)
 			s.etcd(195, 11, "")
 			s.did(a, closes, 190, 200, record{Of: u, Outcome: ok})
-			s.over(a, op, 210, true)
+			s.over(a, op, 210, false)
 		}, []string{"held after its release"}},
 		{"lost before Close", func(s *scene) {
 			a := s.client()
 			u := s.did(a, "new", 10, 20, record{Outcome: ok})
-			s.over(a, s.tookVia(a, u, 100, 110, 10), 3000, true)
+			op := s.tookVia(a, u, 100, 110, 10)
+			s.did(a, closes, 3000, 3300, record{Of: u, Outcome: ok})
+			s.over(a, op, 3000, true)
 			s.etcd(3300, 11, "")
-			s.did(a, closes, 3200, 3300, record{Of: u, Outcome: ok})
 		}, []string{"lost without a reason"}},
+		{"lost by a process that was stopped, and closed after that", func(s *scene) {
+			a, b := s.client(), s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			op := s.tookVia(a, u, 100, 110, 10)
+			f := s.fault(frozenClient, 500, 6000)
+			f.lane, f.slot = clients.name, a.slot
+			s.history.add(a, record{Kind: stalled, From: at(500), At: at(6000)})
+			s.etcd(3500, 11, "")
+			s.gave(b, 3600, 3700, 20)
+			s.did(a, closes, 6001, 6010, record{Of: u, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true})
+		}, nil},
 		{"closed before Close", func(s *scene) {
 			a := s.client()
 			u := s.did(a, "new", 10, 20, record{Outcome: ok})

@@ -23,6 +23,7 @@ type sampler struct {
 // holding is a lock that this process has.
 type holding struct {
 	grip
+	by       *user
 	op       int
 	last     instant // the last look that said yes
 	told     instant // the first that said no
@@ -35,10 +36,11 @@ type holding struct {
 }
 
 // hold begins to look at a hold.
-func (s *sampler) hold(op int, g grip) *holding {
-	h := &holding{grip: g, op: op, over: make(chan struct{}), quit: make(chan struct{})}
+func (s *sampler) hold(by *user, op int, g grip) *holding {
+	h := &holding{grip: g, by: by, op: op, over: make(chan struct{}), quit: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	h.released = by.closed
 	if s.holds == nil {
 		s.holds = map[*holding]struct{}{}
 	}
@@ -71,7 +73,23 @@ func (s *sampler) look(h *holding) (at instant, held bool) {
 func (s *sampler) releasing(h *holding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at := now(); h.told == 0 && !h.held() {
+	s.releasingLocked(h)
+}
+
+// closing notes that all holds of a user end by its will now, those that it may still get as well.
+func (s *sampler) closing(by *user) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by.closed = true
+	for h := range s.holds {
+		if h.by == by {
+			s.releasingLocked(h)
+		}
+	}
+}
+
+func (s *sampler) releasingLocked(h *holding) {
+	if at := now(); h.told == 0 && !h.released && !h.held() {
 		h.told, h.lost = at, true
 	}
 	h.released = true

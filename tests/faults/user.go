@@ -13,6 +13,7 @@ type user struct {
 	subject subject
 	id      int           // the operation that made it
 	closing chan struct{} // closed when it is about to be
+	closed  bool          // the same; guarded by sampler.mu
 }
 
 // open makes a user.
@@ -35,6 +36,7 @@ func (c *client) open() (*user, error) {
 
 func (u *user) close() {
 	op := u.begin(record{What: closes, Of: u.id})
+	u.sampler.closing(u)
 	close(u.closing)
 	op.done(context.Background(), u.subject.close())
 }

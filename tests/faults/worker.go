@@ -97,7 +97,7 @@ func (w *worker) lock() {
 	g, err := w.subject.lock(name, value, quit)
 	op.took(context.Background(), now(), g.token, err)
 	if err == nil {
-		w.use(w.sampler.hold(op.id, g), name, quit)
+		w.use(w.sampler.hold(w.user, op.id, g), name, quit)
 	}
 }
 
@@ -109,7 +109,7 @@ func (w *worker) wait() {
 	g, err := w.subject.wait(ctx, name, value, quit)
 	op.took(ctx, now(), g.token, err)
 	if err == nil {
-		w.use(w.sampler.hold(op.id, g), name, quit)
+		w.use(w.sampler.hold(w.user, op.id, g), name, quit)
 	}
 }
 
@@ -202,7 +202,7 @@ func (w *worker) do(own lockers) {
 		at := now()
 		taking.took(ctx, at, token, nil)
 		var over atomic.Bool
-		h = w.sampler.hold(taking.id, grip{token: token, held: func() bool {
+		h = w.sampler.hold(w.user, taking.id, grip{token: token, held: func() bool {
 			return !over.Load() && !errors.Is(context.Cause(inner), locker.ErrLost)
 		}})
 		w.keep(h, name, term, inner.Done())
@@ -236,7 +236,7 @@ func (w *worker) crowd() {
 			if err == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				holds, names = append(holds, w.sampler.hold(op.id, g)), append(names, name)
+				holds, names = append(holds, w.sampler.hold(w.user, op.id, g)), append(names, name)
 			}
 		})
 	}
