@@ -170,6 +170,7 @@ func testFrozenLeader(t *testing.T, cluster *etcdtest.Cluster) {
 		time.Sleep(ttl * time.Second * 2 / 3) // for longer than a renewal interval
 		require.NoError(t, cluster.Freeze(leader))
 		time.Sleep(ttl*time.Second + slack)
+		late := etcdtest.Lateness()
 		require.NoError(t, cluster.Thaw(leader))
 		if kv := stored(t, etcd, first); kv != nil {
 			etcd.Revoke(t.Context(), clientv3.LeaseID(kv.Lease)) // fails if etcd has done it at this moment
@@ -188,9 +189,10 @@ func testFrozenLeader(t *testing.T, cluster *etcdtest.Cluster) {
 				require.True(t, h.Held(), "lost, though its lease goes on")
 			}
 		}
-		t.Logf("%d leases revoked, told after %v at the latest", revoked, latest)
+		busy := late()
+		t.Logf("%d leases revoked, told after %v at the latest; the machine was late by up to %v", revoked, latest, busy)
 		require.NotZero(t, revoked)
-		require.Less(t, latest, 100*time.Millisecond)
+		require.Less(t, latest, 100*time.Millisecond+10*busy, "what is told passes through several hands")
 		for i, h := range holds {
 			if h.Held() {
 				require.NoError(t, clients[i].Unlock(h.hold.name, nil))
