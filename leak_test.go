@@ -118,6 +118,20 @@ func TestCloseOfAClientThatIsStuck(t *testing.T) {
 	require.ErrorContains(t, receive(t, closed, 1500*time.Millisecond), "does not end")
 }
 
+// Close says nil only when etcd has confirmed that all is given back, also where the lease runs out in the meantime.
+func TestCloseThatIsNotConfirmed(t *testing.T) {
+	n := etcdtest.NewNetwork(t, machines)
+	c, err := New(n.Endpoints(), 4, 2, context.Background())
+	require.NoError(t, err)
+	s, name := c.live[0], newName()
+	mustLock(t, c, name, DefaultValue, nil)
+	n.Swallow()
+	start := time.Now()
+	require.ErrorContains(t, c.Close(), "no answer from etcd in time")
+	require.Less(t, time.Since(start), 4500*time.Millisecond)
+	require.ErrorContains(t, s.why(), "could not be renewed in time", "its lease has not run out: this test shows nothing")
+}
+
 func TestCloseLeavesNothing(t *testing.T) {
 	for kind, end := range map[string]func(c Client, cancel func()){
 		"Close": func(c Client, _ func()) { require.NoError(t, c.Close()) },

@@ -257,8 +257,11 @@ func (c *core) keep(s *session) {
 	s.run(c.timeout)
 	janitor.Wait()
 	// Not after a loss: whoever held a lock is told of it well before another can have it, so etcd is left to find
-	// out by itself.
-	if !errors.Is(s.why(), ErrClosed) {
+	// out by itself. Close has told all beforehand.
+	c.mu.Lock()
+	closing := s.closing
+	c.mu.Unlock()
+	if !closing {
 		return
 	}
 	if err := s.revoke(c.bound(c.wireCtx)); err != nil {
@@ -333,6 +336,9 @@ func (c *core) close() error {
 	c.mu.Lock()
 	c.unbind()
 	live := slices.Clone(c.live)
+	for _, s := range live {
+		s.closing = true
+	}
 	var held []*hold
 	for _, seat := range c.seats {
 		if h := seat.hold; h != nil && c.retire(h) == nil {

@@ -42,6 +42,7 @@ type session struct {
 	untidy  chan struct{} // tells the janitor of such a request; of capacity 1
 	holds   int           // locks held; guarded by core.mu
 	watched int           // held keys that are watched; guarded by core.mu
+	closing bool          // Close has retired all holds; guarded by core.mu
 
 	mono, boot atomic.Int64           // the deadline
 	idle       atomic.Pointer[stream] // has answered the last renewal, and waits for the next
