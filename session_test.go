@@ -436,20 +436,23 @@ func TestEndOfASession(t *testing.T) {
 	}
 }
 
-// A lease is given back by a client that closes. A lost one is left to expire.
+// A lease is given back by a client that closes, also if it is lost meanwhile. One that was lost before is left to expire.
 func TestLeaseIsGivenBack(t *testing.T) {
 	for name, c := range map[string]struct {
+		closing bool
 		end     func(*session)
 		revokes int64
 	}{
-		"ended": {func(s *session) { s.end() }, 1},
-		"lost":  {func(s *session) { s.lose(rpctypes.ErrLeaseNotFound) }, 0},
+		"closed":       {true, func(s *session) { s.end() }, 1},
+		"closed, lost": {true, func(s *session) { s.lose(rpctypes.ErrLeaseNotFound) }, 1},
+		"lost":         {false, func(s *session) { s.lose(rpctypes.ErrLeaseNotFound) }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				core, _ := newFakeCore(t, new(fakeKV))
 				f := &fakeLeases{}
 				s := newSession(t.Context(), core.wire, f, 6*time.Second, func(*session) {})
+				s.closing = c.closing
 				over := make(chan struct{})
 				go func() { core.keep(s); close(over) }()
 				<-s.ready
