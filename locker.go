@@ -197,7 +197,8 @@ func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl
 			err = errors.Join(err, ctx.Err())
 		}
 		c.hangUp(ErrClosed) // nothing is to be given back
-		return Client{}, errors.Join(err, client.Close())
+		client.Close()      // which can't but complain of that
+		return Client{}, err
 	}
 	return client, nil
 }

@@ -72,7 +72,7 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		if op.what == closes {
 			by.ops[r.Of].closing = op
 		}
-		if hold := h.holds[by.ops[r.Of]]; hold != nil {
+		if hold := h.holds[by.ops[r.Of]]; hold != nil && hold.release == nil { // else Close was first
 			hold.release = op
 		}
 	case returned:

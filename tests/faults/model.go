@@ -179,6 +179,9 @@ func (j *judgement) ending(t *tenure) {
 		t.endFrom = max(h.last, h.ret)
 	case h.by.killed != 0:
 		t.endFrom = h.by.killed
+		if c := h.closed(); c != nil { // and had no time to tell what came of it
+			t.endFrom = max(t.from, c.call)
+		}
 	}
 	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done" || r.what == closes) {
 		t.endTo = min(t.endTo, r.ret)

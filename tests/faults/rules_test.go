@@ -251,6 +251,7 @@ func TestRules(t *testing.T) {
 			s.did(a, closes, 190, 200, record{Of: u, Outcome: ok})
 			s.did(a, "lock", 180, 195, record{Value: "w", Outcome: closed, Via: u})
 			s.over(a, op, 190, false)
+			s.did(a, "done", 199, 205, record{Of: op, Outcome: notHeld}) // of a Do, which has seen it a little later
 			s.gave(b, 210, 300, 20)
 		}, nil},
 		{"held after Close", func(s *scene) {
@@ -280,6 +281,15 @@ func TestRules(t *testing.T) {
 			s.gave(b, 3600, 3700, 20)
 			s.did(a, closes, 6001, 6010, record{Of: u, Outcome: ok})
 			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true})
+		}, nil},
+		{"killed in the middle of Close", func(s *scene) {
+			a, b := s.client(), s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			s.tookVia(a, u, 100, 110, 10)
+			s.did(a, closes, 190, 0, record{Of: u})
+			a.killed = at(200)
+			s.etcd(195, 11, "")
+			s.gave(b, 210, 300, 20)
 		}, nil},
 		{"closed before Close", func(s *scene) {
 			a := s.client()
