@@ -176,7 +176,7 @@ func (j *judgement) ending(t *tenure) {
 	case h.release != nil && !h.lost:
 		t.endFrom = max(t.from, h.release.call) // a Close may have begun before
 	case h.lost:
-		t.endFrom = max(h.last, h.ret)
+		t.endFrom = max(t.from, h.last) // its process may have been stopped before it could look even once
 	case h.by.killed != 0:
 		t.endFrom = h.by.killed
 		if c := h.closed(); c != nil { // and had no time to tell what came of it

@@ -107,6 +107,17 @@ func TestRules(t *testing.T) {
 			s.etcd(3300, 11, "")
 			s.gave(b, 3290, 3400, 12)
 		}, nil},
+		{"lost by a process that was stopped before it could look", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 6000, 10)
+			f := s.fault(frozenClient, 150, 5990)
+			f.lane, f.slot = clients.name, a.slot
+			s.history.add(a, record{Kind: stalled, From: at(150), At: at(5990)})
+			delete(s.observer.events["n"], 10)
+			s.etcd(120, 10, "v10")
+			s.etcd(3500, 11, "")
+			s.history.add(a, record{Kind: ended, Op: op, At: at(6001), Done: at(6001), Lost: true})
+		}, nil},
 		{"two owners", func(s *scene) {
 			a, b := s.client(), s.client()
 			s.over(a, s.took(a, 100, 110, 10), 3500, true)
