@@ -396,6 +396,21 @@ func TestHolderCrashes(t *testing.T) {
 	gotLock(t, second)
 }
 
+// A key that an outsider has put into the line, without a lease, stands there for ever and claims nothing.
+func TestStrayPlaceStrandsNobody(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	a, b := newClient(t, 5, 5), newClient(t, 5, 5)
+	mustLock(t, a, name, "a", nil)
+	put(t, etcd, name+waiting+"1", "of an outsider")
+	turn := wait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 2)
+	crash(t, etcd, a)
+	gotLock(t, turn)
+	require.NoError(t, b.Unlock(name, nil))
+	nothingLeft(t, etcd, name)
+}
+
 func TestHolderAndFirstWaiterCrash(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"together", "the waiter after the hand-over", "the waiter first", "the holder first"} {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -168,15 +169,20 @@ func (c *core) tidy(s *session) error {
 	return nil
 }
 
-// remove deletes a lock that carries our lease, or our place in the line, for whoever has the seat. It deletes what it
-// has seen, by revision: sent twice and late, it must not meet what we put next, under the same lease.
+// remove deletes a lock that carries our lease, or our place in the line, for whoever has the seat.
 func (c *core) remove(by bound, s *session, key string) error {
 	kv, _, err := c.read(by, key)
 	if err != nil || kv == nil || kv.Lease != int64(s.id) && !strings.Contains(key, waiting) {
 		return err
 	}
+	return c.drop(by, kv)
+}
+
+// drop deletes a key as it was seen, by its revision: sent twice and late, it must not meet what was put there next,
+// perhaps under the same lease.
+func (c *core) drop(by bound, kv *mvccpb.KeyValue) error {
 	return c.batch.do(by, txn{
-		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)},
-		then: []clientv3.Op{clientv3.OpDelete(key)},
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision)},
+		then: []clientv3.Op{clientv3.OpDelete(string(kv.Key))},
 	}).err
 }

@@ -257,7 +257,7 @@ func (c *core) loseLocked(h *hold) {
 	l("lost", "name", h.name, "token", h.token)
 }
 
-// retire ends a hold for its holder, and reports ErrLost or ErrNotHeld when it had ended before. After nil the
+// retire ends a hold for its holder, and reports ErrLost, ErrNotHeld or ErrClosed when it had ended before. After nil the
 // caller must give the key back. mu is held.
 func (c *core) retire(h *hold) error {
 	c.unlisten(h)
@@ -270,6 +270,9 @@ func (c *core) retire(h *hold) error {
 		return ErrLost
 	}
 	if !c.over(h) {
+		if c.ctx.Err() != nil {
+			return ErrClosed // Close has given it back
+		}
 		return ErrNotHeld
 	}
 	c.seats[h.name].settle()

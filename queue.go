@@ -293,7 +293,10 @@ func (c *core) wait(ctx context.Context, h *hold, q *queue, value string, v view
 		case v.own == nil:
 			return errPlaceGone
 		case v.lock == nil && v.first.GetCreateRevision() < v.own.CreateRevision:
-			pause = maxPause // the first in the line is about to claim it, or is dead
+			pause = maxPause        // the first in the line is about to claim it, or is dead
+			if v.first.Lease == 0 { // or an outsider has put it there, for ever
+				c.drop(c.bound(ctx), v.first)
+			}
 		case v.lock == nil || ours: // free, or put by an attempt of ours that got no answer
 			err := c.claim(ctx, h, q, value, v)
 			if h.token > 0 || err != nil && !classify(err).passing {

@@ -98,20 +98,20 @@ func (b *backlog) told() {
 // observe sends the value of a key, and then its changes, to seen. Whatever interrupts it, it begins again, until ctx
 // ends.
 func (c *core) observe(ctx context.Context, name string, seen chan<- string) error {
-	started := false
+	var at int64 // the revision up to which seen was told; 0: nothing yet
 	for {
-		err := c.observeOnce(ctx, name, seen, &started)
+		err := c.observeOnce(ctx, name, seen, &at)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && (!started || !classify(err).passing):
+		case err != nil && (at == 0 || !classify(err).passing):
 			return err
 		}
 		sleep(ctx, maxPause)
 	}
 }
 
-func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string, started *bool) error {
+func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string, at *int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	send := func(v string) {
@@ -125,11 +125,14 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 	if err != nil {
 		return err
 	}
-	kv, at, err := c.read(c.bound(ctx), name)
+	kv, now, err := c.read(c.bound(ctx), name)
 	if err != nil {
 		return err
 	}
-	*started = true
+	if *at > 0 && kv.GetCreateRevision() > *at {
+		send("") // it was free while nobody watched
+	}
+	*at = now
 	send(valueOf(kv))
 
 	check := time.NewTicker(watchCheck)
@@ -144,8 +147,8 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 				return watchErr(resp)
 			}
 			for _, e := range resp.Events {
-				if e.Kv.ModRevision > at {
-					if kv, at = e.Kv, e.Kv.ModRevision; e.Type == clientv3.EventTypeDelete {
+				if e.Kv.ModRevision > *at {
+					if kv, *at = e.Kv, e.Kv.ModRevision; e.Type == clientv3.EventTypeDelete {
 						kv = nil
 					}
 					send(valueOf(kv))

@@ -145,25 +145,40 @@ func TestWatchEndsWhileBlocked(t *testing.T) {
 	}
 }
 
-// What is missed during an outage is told after it, though etcd has forgotten it.
+// What is missed during an outage is told after it, though etcd has forgotten it: the newest value, and whether the lock
+// was free meanwhile. One that was only handed on, with an equal value, is nothing to tell.
 func TestWatchSurvivesCompaction(t *testing.T) {
 	t.Parallel()
 	endpoints := etcdtest.New(t, etcdtest.Options{Members: 1}).Endpoints()
 	n, etcd := etcdtest.NewNetwork(t, endpoints), etcdtest.Connect(t, endpoints)
-	c := clientAt(t, n.Endpoints(), 5, 5)
+	c, name := clientAt(t, n.Endpoints(), 5, 5), newName()
 
-	name := newName()
 	put(t, etcd, name, "before")
 	values, result := watching(c, name, nil)
 	require.Equal(t, "before", receive(t, values, soon))
-	n.Each((*etcdtest.Proxy).Refuse)
-	n.Cut()
-	put(t, etcd, name, "meanwhile")
-	remove(t, etcd, name)
-	_, err := etcd.Compact(t.Context(), put(t, etcd, name, "after"), clientv3.WithCompactPhysical())
-	require.NoError(t, err)
-	n.Heal()
-	require.Equal(t, "after", receive(t, values, soon))
+	for _, outage := range []struct {
+		freed bool
+		value string // after it
+		told  []string
+	}{
+		{false, "before", nil},
+		{false, "handed on", []string{"handed on"}},
+		{true, "handed on", []string{"", "handed on"}},
+		{true, "after", []string{"", "after"}},
+	} {
+		n.Each((*etcdtest.Proxy).Refuse)
+		n.Cut()
+		put(t, etcd, name, "meanwhile")
+		if outage.freed {
+			remove(t, etcd, name)
+		}
+		_, err := etcd.Compact(t.Context(), put(t, etcd, name, outage.value), clientv3.WithCompactPhysical())
+		require.NoError(t, err)
+		n.Heal()
+		for _, v := range outage.told {
+			require.Equal(t, v, receive(t, values, soon), "%v", outage)
+		}
+	}
 	put(t, etcd, name, "last")
 	require.Equal(t, "last", receive(t, values, soon))
 	require.Empty(t, result)
