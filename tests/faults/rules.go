@@ -314,7 +314,7 @@ func (j *judgement) closedByClose() {
 	}
 }
 
-// watchesTellTheTruth: in order, nothing that was not, and the end.
+// watchesTellTheTruth: in order, nothing that was not, every time that the lock was free, and the end.
 func (j *judgement) watchesTellTheTruth() {
 	for _, op := range j.c.history.ops {
 		if !op.watches() {
@@ -329,6 +329,9 @@ func (j *judgement) watchesTellTheTruth() {
 			if n < 0 {
 				j.violate("watch out of order", op.name, op.ret, "p%d was told %q after revision %d", op.by.number, value, at)
 				break
+			}
+			if i > 0 && op.told[i-1] != "" && slices.ContainsFunc(j.events[op.name][:n], func(e event) bool { return e.rev > at && e.value == "" }) {
+				j.violate("watch hid that it was free", op.name, op.ret, "p%d was told %q after revision %d, and nothing in between", op.by.number, value, at)
 			}
 			at = j.events[op.name][n].rev
 		}

@@ -317,6 +317,25 @@ func TestRules(t *testing.T) {
 				s.history.add(a, record{Kind: told, Op: op, Value: v})
 			}
 		}, []string{"watch out of order"}},
+		{"a watch that leaves out values", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(a, 300, 400, 20)
+			s.gave(a, 500, 600, 30)
+			op := s.did(a, "watch", 50, 700, record{From: at(700), Outcome: ok})
+			for _, v := range []string{"v10", "", "v30"} {
+				s.history.add(a, record{Kind: told, Op: op, Value: v})
+			}
+		}, nil},
+		{"a watch that leaves out that it was free", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(a, 300, 400, 20)
+			op := s.did(a, "watch", 50, 500, record{From: at(500), Outcome: ok})
+			for _, v := range []string{"v10", "v20"} {
+				s.history.add(a, record{Kind: told, Op: op, Value: v})
+			}
+		}, []string{"watch hid that it was free"}},
 		{"a watch that misses the end", func(s *scene) {
 			a := s.client()
 			s.gave(a, 100, 200, 10)
