@@ -41,7 +41,7 @@ func TestCloseHandsTheLockOn(t *testing.T) {
 	mustLock(t, c, name, "of c", nil)
 	reports := make(chan Report, 1)
 	go func() { reports <- heir.LockWait(t.Context(), name, "of the heir", nil) }()
-	eventually(t, "it waits", func() bool { return stored(t, etcd, placeKey(heir.live[0], name)) != nil })
+	eventually(t, "it waits", func() bool { return stored(t, etcd, placeKey(int64(heir.live[0].id), name)) != nil })
 	require.NoError(t, c.Close())
 	r := receive(t, reports, soon)
 	require.Equal(t, Success, r.Msg)
@@ -49,7 +49,7 @@ func TestCloseHandsTheLockOn(t *testing.T) {
 	require.Equal(t, "of the heir", string(kv.Value))
 	require.Equal(t, r.Token, kv.ModRevision)
 	require.Less(t, kv.CreateRevision, kv.ModRevision, "it was never deleted")
-	require.Nil(t, stored(t, etcd, placeKey(heir.live[0], name)))
+	require.Nil(t, stored(t, etcd, placeKey(int64(heir.live[0].id), name)))
 }
 
 // A client of the caller's own may put all keys under a prefix.
@@ -80,7 +80,7 @@ func TestClientWithANamespace(t *testing.T) {
 
 	reports := make(chan Report, 1)
 	go func() { reports <- b.LockWait(t.Context(), name, "of b", nil) }()
-	eventually(t, "it waits", func() bool { return stored(t, etcd, prefix+placeKey(b.live[0], name)) != nil })
+	eventually(t, "it waits", func() bool { return stored(t, etcd, prefix+placeKey(int64(b.live[0].id), name)) != nil })
 	require.NoError(t, a.Unlock(name, nil))
 	r = receive(t, reports, soon)
 	require.Equal(t, Success, r.Msg)

@@ -73,7 +73,7 @@ func FuzzName(f *testing.F) {
 
 		waiter := make(chan Report, 1)
 		go func() { waiter <- i.b.LockWait(t.Context(), other, "of b", nil) }()
-		place := placeKey(i.b.live[0], other)
+		place := placeKey(int64(i.b.live[0].id), other)
 		eventually(t, "it stands in the line", func() bool { return slices.Contains(i.keys(t), place) })
 		require.ElementsMatch(t, []string{one, other, place}, i.keys(t))
 

@@ -396,19 +396,74 @@ func TestHolderCrashes(t *testing.T) {
 	gotLock(t, second)
 }
 
-// A key that an outsider has put into the line, without a lease, stands there for ever and claims nothing.
+// What a late request of one session of a client has left strands nobody who waits with another.
+func TestRemainsOfAnotherSession(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"a lock", "a lock, and Lock", "a place, and the holder crashes", "a place, and the holder unlocks"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+			a, b := newClient(t, 5, 3), newClient(t, 5, 3)
+			full, key := b.live[0], name
+			crowd := func(n int) { b.mu.Lock(); full.holds += n; b.mu.Unlock() }
+			crowd(maxHolds)
+			defer crowd(-maxHolds)
+			mustLock(t, b, newName(), "v", nil) // the second session is there
+			if strings.HasPrefix(what, "a place") {
+				mustLock(t, a, name, "a", nil)
+				key = placeKey(int64(full.id), name)
+			}
+			_, err := etcd.Put(ctx, key, "late", clientv3.WithLease(full.id))
+			require.NoError(t, err)
+			if what == "a lock, and Lock" {
+				mustLock(t, b, name, "b", nil)
+				return
+			}
+			turn := wait(ctx, b, name, "b")
+			if key != name {
+				awaitPlaces(t, etcd, name, 2)
+			}
+			b.loose(full)
+			switch what {
+			case "a place, and the holder crashes":
+				crash(t, etcd, a)
+			case "a place, and the holder unlocks":
+				require.NoError(t, a.Unlock(name, nil))
+			}
+			gotLock(t, turn)
+			require.NoError(t, b.Unlock(name, nil))
+			nothingLeft(t, etcd, name)
+		})
+	}
+}
+
+// A key that an outsider has put into the line stands there for ever and claims nothing: under no lease, under that of a
+// waiter behind it, or of a client that waits for nothing.
 func TestStrayPlaceStrandsNobody(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
-	a, b := newClient(t, 5, 5), newClient(t, 5, 5)
-	mustLock(t, a, name, "a", nil)
-	put(t, etcd, name+waiting+"1", "of an outsider")
-	turn := wait(ctx, b, name, "b")
-	awaitPlaces(t, etcd, name, 2)
-	crash(t, etcd, a)
-	gotLock(t, turn)
-	require.NoError(t, b.Unlock(name, nil))
-	nothingLeft(t, etcd, name)
+	for _, holder := range []string{"crashes", "unlocks"} {
+		for _, lease := range []string{"none", "the waiter's", "of an idle client"} {
+			t.Run("the holder "+holder+", lease "+lease, func(t *testing.T) {
+				t.Parallel()
+				ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+				a, b, idle := newClient(t, 5, 5), newClient(t, 5, 5), newClient(t, 5, 5)
+				mustLock(t, a, name, "a", nil)
+				leases := map[string]clientv3.LeaseID{"the waiter's": b.live[0].id, "of an idle client": idle.live[0].id}
+				_, err := etcd.Put(ctx, name+waiting+"1", "of an outsider", clientv3.WithLease(leases[lease]))
+				require.NoError(t, err)
+				turn := wait(ctx, b, name, "b")
+				awaitPlaces(t, etcd, name, 2)
+				if holder == "crashes" {
+					crash(t, etcd, a)
+				} else {
+					require.NoError(t, a.Unlock(name, nil))
+				}
+				gotLock(t, turn)
+				require.NoError(t, b.Unlock(name, nil))
+				nothingLeft(t, etcd, name)
+			})
+		}
+	}
 }
 
 func TestHolderAndFirstWaiterCrash(t *testing.T) {
@@ -567,7 +622,7 @@ func TestClaimWithoutAPlace(t *testing.T) {
 	awaitPlaces(t, etcd, name, 2)
 	old.unlock(t)
 	first.awaitArrival(t)
-	remove(t, etcd, placeKey(b.live[0], name))
+	remove(t, etcd, placeKey(int64(b.live[0].id), name))
 	first.open()
 	r := outcomeOf(t, gone)
 	require.Equal(t, Fail, r.Msg)
@@ -913,4 +968,76 @@ func changes(t *testing.T, etcd *clientv3.Client, name string, since int64) (fou
 			c.what[string(e.Kv.Key)] = what
 		}
 	}
+}
+
+// An entry of an earlier wait arrives late and writes over the place of the present one.
+func TestLateEntryChangesTheValue(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	a := calm(newClient(t, 5, 60))
+	deliver, tap := late(func(req any) bool { return enters(req, name) })
+	b := tapped(t, machines, 60, tap, nil)
+	b.usual.Store(0)
+	mustLock(t, a, name, "a", nil)
+	leaving, leave := context.WithCancel(ctx)
+	turn := wait(leaving, b, name, "old")
+	awaitPlaces(t, etcd, name, 1)
+	leave()
+	require.Equal(t, Fail, outcomeOf(t, turn).Msg)
+	awaitPlaces(t, etcd, name, 0)
+	turn = wait(ctx, b, name, "new")
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, (<-deliver)())
+	require.NoError(t, a.Unlock(name, nil))
+	r := gotLock(t, turn)
+	value, err := a.Get(name)
+	require.NoError(t, err)
+	require.Equal(t, "new", value)
+	require.Equal(t, r.Token, stored(t, etcd, name).ModRevision)
+	require.NoError(t, b.Unlock(name, nil))
+}
+
+// After an outage of its watches a waiter asks a quorum, whatever it was told before.
+func TestLaggingMemberAfterAnOutageOfWatches(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+	old := &fork{etcd, name}
+	require.True(t, old.lock(t, "old"))
+	first := calm(newClient(t, 5, 60))
+	turn := wait(ctx, first, name, "first")
+	awaitPlaces(t, etcd, name, 1)
+	var breaking, broken atomic.Bool
+	var lag, looked atomic.Int64 // what the answering member has come to, and what the waiter has seen of it
+	second := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+		txn, _ := req.(*pb.TxnRequest)
+		if broken.Load() && txn != nil && !writes(req) {
+			for _, op := range txn.Success {
+				if r := op.GetRequestRange(); r.Serializable {
+					r.Revision = lag.Load()
+				}
+			}
+		}
+		err := send(ctx, reply)
+		if err == nil && txn != nil && !writes(req) {
+			looked.Store(reply.(*pb.TxnResponse).Header.Revision)
+		}
+		return err
+	}, func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 && breaking.Load() && !broken.Swap(true) {
+			resp.Events, resp.CompactRevision = nil, resp.Header.Revision
+		}
+	})
+	next := wait(ctx, second, name, "second")
+	awaitPlaces(t, etcd, name, 2)
+	old.unlock(t) // the second sees this, and that the first takes it
+	token := gotLock(t, turn).Token
+	eventually(t, "the second has looked", func() bool { return looked.Load() >= token })
+	resp, err := etcd.Get(ctx, name)
+	require.NoError(t, err)
+	lag.Store(resp.Header.Revision)
+	breaking.Store(true)
+	require.NoError(t, first.Unlock(name, nil))
+	gotLock(t, next) // the next look without a reason is after 20 s
+	require.True(t, broken.Load())
+	require.NoError(t, second.Unlock(name, nil))
 }

@@ -159,7 +159,7 @@ func (c *core) tidy(s *session) error {
 	}
 	c.mu.Unlock()
 	each(remains, func(name string) {
-		for _, key := range []string{name, placeKey(s, name)} {
+		for _, key := range []string{name, placeKey(int64(s.id), name)} {
 			if listed[key] {
 				l("removed what a lost request had left", "key", key, "err", c.remove(by, s, key))
 			}

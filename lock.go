@@ -192,7 +192,7 @@ func (c *core) put(by bound, s *session, name, value string) (int64, error) {
 			return f.resp.Header.Revision, nil
 		}
 		kv := kvOf(f.resp, 0)
-		if kv.GetLease() != int64(s.id) {
+		if !c.ours(s, kv.GetLease()) {
 			return 0, nil
 		}
 		// What is left of an attempt that got no answer, or that clientv3 has sent twice by itself. It is put again,
@@ -217,7 +217,9 @@ func (c *core) begin(h *hold, quit <-chan bool) *hold {
 	seat := c.seats.get(h.name)
 	if old := seat.lost; old != nil {
 		seat.lost = nil
-		c.unlisten(old)
+		if old.listener != nil && old.listener.quit == quit { // its holder is back; another may still send
+			c.unlisten(old)
+		}
 	}
 	seat.hold = h
 	h.s.holds++

@@ -245,6 +245,17 @@ func (c *core) session(by bound) (*session, error) {
 	}
 }
 
+// ours reports whether a lease is s or another session of this client. Whoever has the seat of a name and meets it there has
+// found what was left of an attempt that got no answer.
+func (c *core) ours(s *session, lease int64) bool {
+	if lease == int64(s.id) {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.live, func(o *session) bool { return int64(o.id) == lease })
+}
+
 // keep runs a session and its janitor, and gives the lease back at the end.
 func (c *core) keep(s *session) {
 	var janitor sync.WaitGroup
@@ -364,7 +375,7 @@ func (c *core) close() error {
 	if err != nil {
 		err = fmt.Errorf("locker: close: %w", err)
 	}
-	c.hangUp(nil)
+	c.hangUp(ErrClosed)
 	if c.dialled {
 		err = errors.Join(err, c.disconnect(max(maxPause, time.Until(end))))
 	}

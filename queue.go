@@ -17,9 +17,15 @@ import (
 // waiting follows the lock's name in the keys of those who wait for it.
 const waiting = "/.waiting/"
 
-// placeKey is where a session stands in the line.
-func placeKey(s *session, name string) string {
-	return name + waiting + strconv.FormatInt(int64(s.id), 16)
+// placeKey is where the session with that lease stands in the line.
+func placeKey(lease int64, name string) string {
+	return name + waiting + strconv.FormatInt(lease, 16)
+}
+
+// stray reports whether nobody waits at a place, says s, which has the seat and waits elsewhere: an outsider has put it
+// there, or a late request of ours.
+func (c *core) stray(s *session, name string, place *mvccpb.KeyValue) bool {
+	return place.Lease == 0 || string(place.Key) != placeKey(place.Lease, name) || c.ours(s, place.Lease)
 }
 
 // first reads who is first in the line.
@@ -56,7 +62,7 @@ func (c *core) queueOf(s *session, name string) *queue {
 		q.close(nil)
 	}
 	if q == nil || q.ctx.Err() != nil {
-		q = &queue{s: s, name: name, key: placeKey(s, name), ready: make(chan struct{}), event: make(chan struct{}, 1)}
+		q = &queue{s: s, name: name, key: placeKey(int64(s.id), name), ready: make(chan struct{}), event: make(chan struct{}, 1)}
 		q.ctx, q.close = context.WithCancelCause(c.ctx)
 		c.queues[name] = q
 		c.tasks.start(func() { c.follow(q) })
@@ -75,17 +81,23 @@ func (c *core) closeQueues() {
 			delete(c.queues, name)
 		}
 		seat := c.seats[name]
-		q.idle = seat == nil || seat.hold != nil // else somebody may be waiting
+		q.idle = seat == nil || !seat.taken || seat.hold != nil // else somebody may be waiting
 	}
 }
 
-// follow keeps the watches of a queue open.
+// follow keeps the watches of a queue open, as long as its session lives.
 func (c *core) follow(q *queue) {
+	defer context.AfterFunc(q.s.ctx, func() { q.close(fmt.Errorf("%w: %w", ErrLost, q.s.why())) })()
 	for q.ctx.Err() == nil {
 		if err := c.followOnce(q); !classify(err).passing {
 			q.close(fmt.Errorf("watching the line: %w", err))
 		}
 		sleep(q.ctx, maxPause)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.queues[q.name] == q {
+		delete(c.queues, q.name)
 	}
 }
 
@@ -102,7 +114,8 @@ func (c *core) followOnce(q *queue) error {
 		return err
 	}
 	if isClosed(q.ready) {
-		notify(q.event) // nobody was watching for a while
+		q.deleted.Store(0) // nobody was watching for a while
+		notify(q.event)
 	} else {
 		close(q.ready)
 	}
@@ -281,23 +294,22 @@ var errPlaceGone = fmt.Errorf("the place in the line was deleted: %w", ErrLost)
 func (c *core) wait(ctx context.Context, h *hold, q *queue, value string, v view) error {
 	entered := v.own
 	for {
-		if v.own.GetCreateRevision() != entered.CreateRevision {
-			v.own = nil // gone; what is there was put by somebody else, or late
-		}
+		// What is there in place of it was put by somebody else, or late.
+		gone := v.own.GetCreateRevision() != entered.CreateRevision
 		pause := h.s.interval() // no event that was lost may strand a waiter
-		ours := v.lock != nil && v.lock.Lease == int64(h.s.id)
+		handed := v.lock.GetLease() == int64(h.s.id)
 		switch {
-		case v.own == nil && ours:
+		case gone && !handed:
+			return errPlaceGone
+		case gone && string(v.lock.Value) == value:
 			h.token, h.next = v.lock.ModRevision, v.first
 			return nil
-		case v.own == nil:
-			return errPlaceGone
 		case v.lock == nil && v.first.GetCreateRevision() < v.own.CreateRevision:
-			pause = maxPause        // the first in the line is about to claim it, or is dead
-			if v.first.Lease == 0 { // or an outsider has put it there, for ever
+			pause = maxPause // the first in the line is about to claim it, or is dead
+			if c.stray(h.s, h.name, v.first) {
 				c.drop(c.bound(ctx), v.first)
 			}
-		case v.lock == nil || ours: // free, or put by an attempt of ours that got no answer
+		case v.lock == nil || c.ours(h.s, v.lock.Lease): // free, or put by an attempt of ours that got no answer
 			err := c.claim(ctx, h, q, value, v)
 			if h.token > 0 || err != nil && !classify(err).passing {
 				return err
@@ -360,7 +372,7 @@ func (c *core) claim(ctx context.Context, h *hold, q *queue, value string, v vie
 	return c.change(ctx, h, txn{
 		cmps: []clientv3.Cmp{
 			clientv3.Compare(clientv3.ModRevision(q.name), "=", v.lock.GetModRevision()),
-			clientv3.Compare(clientv3.ModRevision(q.key), "=", v.own.ModRevision),
+			clientv3.Compare(clientv3.ModRevision(q.key), "=", v.own.GetModRevision()),
 		},
 		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(h.s.id)), clientv3.OpDelete(q.key)},
 	}).err
@@ -383,14 +395,14 @@ func (c *core) change(ctx context.Context, h *hold, t txn) found {
 func (c *core) leave(s *session, name string) {
 	if s != nil && s.alive() { // else there was nothing, or it goes with the lease
 		by := c.bound(c.wireCtx)
-		err := c.remove(by, s, placeKey(s, name))
+		err := c.remove(by, s, placeKey(int64(s.id), name))
 		var kv *mvccpb.KeyValue
 		if err == nil {
 			kv, _, err = c.read(by, name)
 		}
 		if err != nil {
 			c.loose(s)
-		} else if kv.GetLease() == int64(s.id) {
+		} else if c.ours(s, kv.GetLease()) {
 			c.giveBack(&hold{s: s, name: name, token: kv.ModRevision})
 			return
 		}

@@ -498,7 +498,7 @@ func TestPlaceWrittenOver(t *testing.T) {
 			if by != "no lease" {
 				lease = c.live[0].id
 			}
-			_, err := etcd.Put(ctx, placeKey(b.live[0], name), "outsider", clientv3.WithLease(lease))
+			_, err := etcd.Put(ctx, placeKey(int64(b.live[0].id), name), "outsider", clientv3.WithLease(lease))
 			require.NoError(t, err)
 			require.NoError(t, a.Unlock(name, nil))
 
@@ -616,7 +616,7 @@ func TestStrayPlaceThatIsTaken(t *testing.T) {
 	entered, entry := entering(name)
 	waiter := tapped(t, machines, 30, entry, nil)
 	mustLock(t, holder, name, "v", nil)
-	put(t, etcd, placeKey(waiter.live[0], name), "of an outsider")
+	put(t, etcd, placeKey(int64(waiter.live[0].id), name), "of an outsider")
 	released := make(chan error, 1)
 	go func() { released <- holder.Unlock(name, nil) }()
 	removing.awaitArrival(t)
@@ -626,6 +626,36 @@ func TestStrayPlaceThatIsTaken(t *testing.T) {
 	require.NoError(t, receive(t, released, soon))
 	gotLock(t, turn)
 	require.NoError(t, waiter.Unlock(name, nil))
+}
+
+// The watches of a line end with the session, whether another follows it or not, and whether the loss was told or not.
+func TestQueueEndsWithItsSession(t *testing.T) {
+	t.Parallel()
+	for _, then := range []string{"told, idle", "not told, idle", "not told, another session"} {
+		t.Run(then, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := limited(t), etcdtest.Connect(t, machines), newName()
+			a, b := newClient(t, 5, 2), newClient(t, 5, 2)
+			mustLock(t, a, name, "a", nil)
+			turn := wait(ctx, b, name, "b")
+			awaitPlaces(t, etcd, name, 1)
+			require.NoError(t, a.Unlock(name, nil))
+			r := gotLock(t, turn)
+			crash(t, etcd, b)
+			receive(t, r.Done, soon)
+			switch then {
+			case "told, idle":
+				require.ErrorIs(t, b.Unlock(name, nil), ErrLost)
+			case "not told, another session":
+				mustLock(t, b, newName(), "v", nil)
+			}
+			eventually(t, "the queue is closed", func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return len(b.queues) == 0
+			})
+		})
+	}
 }
 
 // sender sends a request.

@@ -3,6 +3,7 @@ package locker
 import (
 	"testing"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -151,4 +152,17 @@ func TestNobodyInheritsFromClose(t *testing.T) {
 	require.NoError(t, c.finish(r.hold))
 	require.Nil(t, receive(t, w.turn, soon), "the seat, and not the lock")
 	require.NoError(t, c.Close())
+}
+
+// A send on quit finds a receiver also when another goroutine has taken the lock that was lost.
+func TestQuitOfALostLockThatIsTakenAgain(t *testing.T) {
+	t.Parallel()
+	c, etcd, name := newClient(t, 5, 5), etcdtest.Connect(t, machines), newName()
+	quit := make(chan bool)
+	r := mustLock(t, c, name, "v", quit)
+	crash(t, etcd, c)
+	receive(t, r.Done, soon)
+	again := mustLock(t, c, name, "of another goroutine", nil)
+	send(t, quit, true)
+	require.True(t, again.Held())
 }

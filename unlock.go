@@ -96,11 +96,12 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 			next = kvOf(f.resp, 0)
 		}
 	}
+	token := h.token
 	plain := false  // delete, whoever waits
 	resent := false // what is found may be our own doing
 	for {
-		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", h.token)}}
-		stray := next != nil && (next.Lease == int64(h.s.id) || next.Lease == 0) // nobody stands there
+		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", token)}}
+		stray := next != nil && c.stray(h.s, h.name, next)
 		switch {
 		case plain:
 			heir = nil
@@ -158,14 +159,18 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 			return 0, f.err
 		}
 		kv := kvOf(f.resp, 0)
+		if kv != nil && kv.Lease == int64(h.s.id) && resent { // put for heir by an attempt that got no answer
+			if heir != nil && kv.ModRevision != token {
+				return kv.ModRevision, nil
+			}
+			token = kv.ModRevision
+		}
 		switch {
-		case kv != nil && kv.ModRevision == h.token:
+		case kv != nil && kv.ModRevision == token:
 			if next = nil; !plain {
 				next = kvOf(f.resp, 1)
 			}
-		case kv != nil && kv.Lease == int64(h.s.id) && heir != nil && resent:
-			return kv.ModRevision, nil // put for heir by an attempt that got no answer
-		case resent:
+		case resent || c.ctx.Err() != nil: // or Close's, which revokes the lease
 			return 0, nil
 		default:
 			return 0, ErrLost

@@ -121,11 +121,12 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 		}
 	}
 	// First the watch, then the reading: nothing falls between them.
-	changes, err := c.open(c.bound(ctx), name)
+	by := c.bound(ctx)
+	changes, err := c.open(by, name)
 	if err != nil {
 		return err
 	}
-	kv, now, err := c.read(c.bound(ctx), name)
+	kv, now, err := c.read(by, name)
 	if err != nil {
 		return err
 	}

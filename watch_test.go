@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ func TestWatchOfAHandOver(t *testing.T) {
 		waiting := make(chan Report, 1)
 		go func() { waiting <- heir.LockWait(t.Context(), name, value, nil) }()
 		eventually(t, "it stands in the line", func() bool {
-			return stored(t, etcd, placeKey(heir.live[0], name)) != nil
+			return stored(t, etcd, placeKey(int64(heir.live[0].id), name)) != nil
 		})
 		require.NoError(t, holder.Unlock(name, nil))
 		require.Equal(t, Success, receive(t, waiting, soon).Msg)
@@ -250,4 +251,23 @@ func TestBacklogHidesNoChange(t *testing.T) {
 		}
 	}
 	walk(backlog{}, "", false, false, 7)
+}
+
+// Watch has one timeout at its start, for all that it asks.
+func TestWatchThatDoesNotBegin(t *testing.T) {
+	t.Parallel()
+	var silent atomic.Bool
+	c := tapped(t, machines, 30, func(ctx context.Context, _, reply any, send sender) error {
+		if silent.Load() {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return send(ctx, reply)
+	}, func(string, *clientv3.WatchResponse) { time.Sleep(900 * time.Millisecond) }) // nearly the timeout
+	c.timeout = time.Second
+	silent.Store(true)
+	start := time.Now()
+	require.ErrorIs(t, c.Watch(newName(), make(chan string), nil), context.DeadlineExceeded)
+	require.Less(t, time.Since(start), time.Second+slack)
+	silent.Store(false)
 }
