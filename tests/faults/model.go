@@ -170,6 +170,9 @@ func (j *judgement) ending(t *tenure) {
 	if h == nil {
 		return
 	}
+	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done" || r.what == closes) {
+		t.endTo = min(t.endTo, r.ret)
+	}
 	switch cause := j.interference(t); {
 	case cause != nil:
 		t.endFrom = max(t.from, cause.from)
@@ -182,9 +185,6 @@ func (j *judgement) ending(t *tenure) {
 		if c := h.closed(); c != nil { // and had no time to tell what came of it
 			t.endFrom = max(t.from, c.call)
 		}
-	}
-	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done" || r.what == closes) {
-		t.endTo = min(t.endTo, r.ret)
 	}
 }
 

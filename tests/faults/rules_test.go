@@ -254,6 +254,15 @@ func TestRules(t *testing.T) {
 			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
 			s.over(a, op, 210, false)
 		}, []string{"held after its release"}},
+		{"given back right before an outsider revoked the lease", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
+			s.over(a, op, 190, false)
+			f := s.fault(leaseRevoked, 201, 210)
+			f.lease = 7
+			s.etcd(205, 11, "") // seen late
+		}, nil},
 		{"given back by Close", func(s *scene) {
 			a, b := s.client(), s.client()
 			u := s.did(a, "new", 10, 20, record{Outcome: ok})
