@@ -40,8 +40,9 @@ func (h *hold) held() bool { return !h.over.Load() && h.s.alive() }
 // anything else Msg is Fail and Err says why. Lock answers within the client's timeout.
 //
 // quit may be nil, and may be shared by several locks: closing it releases them all, a send releases one of them. A
-// release by quit is under way when Done closes; a Lock of the same name then waits for its end, not more. After Close
-// nobody receives from quit any more.
+// release by quit is under way when Done closes; a Lock of the same name then waits for its end, not more. quit is
+// received from until it has ended its locks, also those that were lost, or Unlock has, or Close: drop no channel of a lost
+// lock without one of them, for a goroutine waits for it.
 //
 // After an error the outcome may be unknown to the caller, but not left open: what a late request still writes is
 // removed within a TTL.
