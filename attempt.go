@@ -79,7 +79,7 @@ func (a answer[T]) after(before answer[T]) answer[T] {
 type bound struct {
 	ctx   context.Context
 	until time.Time
-	every time.Duration // between tries; 0: as is usual here
+	every time.Duration // between tries, or twice that where answers usually take longer; 0: as is usual here
 }
 
 func (b bound) context() (context.Context, context.CancelFunc) {
@@ -107,8 +107,11 @@ func (b bound) wait(c, d <-chan struct{}) error {
 // The first try runs in the caller's goroutine: a healthy cluster costs no goroutine and no hand-over.
 func ask[T any](b bound, w *wire, call func(context.Context) (T, error)) answer[T] {
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, every: b.every, call: call,
-		wait: max(b.every, w.patience()), pause: firstPause}
+	wait := w.patience()
+	if b.every > 0 {
+		wait = min(max(wait, b.every), 2*b.every)
+	}
+	r := &request[T]{w: w, ctx: ctx, cancel: cancel, until: b.until, every: b.every, call: call, wait: wait, pause: firstPause}
 	r.mu.Lock()
 	r.timer = time.AfterFunc(min(r.wait, time.Until(b.until)), r.again)
 	r.tries, r.open = 1, 1

@@ -230,3 +230,21 @@ func newFakeCore(t *testing.T, kv *fakeKV) (*core, *session) {
 	t.Cleanup(func() { s.watchdog.Stop() })
 	return c, s
 }
+
+// What is left of an earlier attempt is found, and gone when it is to be put again.
+func TestPutAfterItsRemainsAreGone(t *testing.T) {
+	var kv fakeKV
+	c, s := newFakeCore(t, &kv)
+	kv.script = func(ctx context.Context, n int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+		switch n {
+		case 1:
+			kv.apply(req) // unanswered before: remains, with our lease
+		case 2: // a late Unlock of that attempt, or the end of an earlier request: the key is gone
+			delete(kv.keys, "name")
+		}
+		return kv.apply(req), nil
+	}
+	token, err := c.put(within(time.Second), s, "name", "v")
+	require.NoError(t, err)
+	require.Positive(t, token, "Fail, though nobody has the lock")
+}

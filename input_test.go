@@ -2,6 +2,7 @@ package locker
 
 import (
 	"context"
+	"math"
 	"testing"
 	"time"
 
@@ -123,4 +124,12 @@ func TestNewAfterTheEndOfItsCtx(t *testing.T) {
 	cancel()
 	_, err := New(machines, 5, 5, ctx)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestNumbersThatAreTooLarge(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int64{math.MaxInt64, 1 << 40, maxSeconds + 1} {
+		require.Equal(t, maxSeconds*time.Second, seconds(n))
+		require.True(t, time.Now().Add(seconds(n)).After(time.Now()))
+	}
 }

@@ -193,12 +193,12 @@ func (c *core) put(by bound, s *session, name, value string) (int64, error) {
 			return f.resp.Header.Revision, nil
 		}
 		kv := kvOf(f.resp, 0)
-		if !c.ours(s, kv.GetLease()) {
+		if kv != nil && !c.ours(s, kv.Lease) {
 			return 0, nil
 		}
 		// What is left of an attempt that got no answer, or that clientv3 has sent twice by itself. It is put again,
 		// not adopted as it is: a late Unlock of that attempt names its revision, and must not delete this one.
-		t.cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(name), "=", kv.ModRevision)}
+		t.cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(name), "=", kv.GetModRevision())} // gone by now: 0
 	}
 }
 

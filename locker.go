@@ -80,8 +80,10 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
-// defaultSeconds stand for a timeout or a TTL that is not given.
-const defaultSeconds = 5
+const (
+	defaultSeconds = 5       // of a timeout or a TTL that is not given
+	maxSeconds     = 1 << 30 // more is not more, and would not fit into a time
+)
 
 // Client takes locks, and watches those of others. It is a small value: its copies share one state. All its methods
 // may be called by many goroutines at once. The zero Client answers ErrClosed.
@@ -169,7 +171,7 @@ func seconds(n int64) time.Duration {
 	if n <= 0 {
 		n = defaultSeconds
 	}
-	return time.Duration(n) * time.Second
+	return time.Duration(min(n, maxSeconds)) * time.Second
 }
 
 func start(ctx context.Context, cli *clientv3.Client, dialled bool, timeout, ttl time.Duration) (Client, error) {

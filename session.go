@@ -229,7 +229,7 @@ func (s *session) renew() {
 		a := ask(bound{ctx: s.ctx, until: time.Now().Add(s.left()), every: s.granted() / 16}, s.w, s.renewal)
 		switch {
 		case a.err == nil:
-			timer.Reset(s.interval())
+			timer.Reset(min(s.interval(), s.left()/2)) // a late answer leaves little time for the next
 		case errors.Is(a.err, rpctypes.ErrLeaseNotFound):
 			s.lose(a.err)
 		default:

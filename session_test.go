@@ -2,6 +2,7 @@ package locker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -254,11 +255,11 @@ func TestTermOfATransaction(t *testing.T) {
 	})
 }
 
-// Beside a silent stream another is opened: after a sixteenth of the TTL, or later where answers usually take longer.
+// Beside a silent stream another is opened: after a sixteenth of the TTL, or an eighth where answers usually take longer.
 func TestSilentStream(t *testing.T) {
 	for _, c := range []struct{ usual, next time.Duration }{
 		{0, 3*time.Second + 9*time.Second/16},
-		{time.Second, 3*time.Second + 4*time.Second},
+		{time.Second, 3*time.Second + 9*time.Second/8},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
@@ -463,4 +464,58 @@ func TestLeaseIsGivenBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An outage that ends just in time; the renewal that was sent first is answered first, as late as that.
+func TestLateAnswerLeavesTimeForTheNext(t *testing.T) {
+	for _, back := range []time.Duration{7900 * ms, 8000 * ms, 8050 * ms} {
+		t.Run(fmt.Sprint(back), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				s, _ := runSession(t, 9*time.Second, &fakeLeases{renew: func(ctx context.Context, stream int) (*pb.LeaseKeepAliveResponse, error) {
+					if out := back - time.Since(start); out > 0 && time.Since(start) > 0 {
+						select {
+						case <-time.After(out + time.Duration(stream)*ms/10): // in the order of the sending
+						case <-ctx.Done():
+							return nil, ctx.Err()
+						}
+					} else {
+						time.Sleep(60 * ms) // the network
+					}
+					return renewed(9, 1), nil
+				}})
+				select {
+				case <-s.lost:
+					require.NoError(t, s.why(), "lost %v after the network was back", time.Since(start)-back)
+				case <-time.After(time.Minute):
+				}
+			})
+		})
+	}
+}
+
+// What requests have taken, in an election perhaps, does not make renewals wait for a member that is silent.
+func TestPatienceOfRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeLeases{renew: func(ctx context.Context, stream int) (*pb.LeaseKeepAliveResponse, error) {
+			if stream == 1 { // one member of three
+				return never[*pb.LeaseKeepAliveResponse](ctx)
+			}
+			return renewed(5, 1), nil
+		}}
+		w := new(fakeKV).newWire(t)
+		var busy sync.WaitGroup
+		for range 50 {
+			busy.Go(func() {
+				ask(within(5*time.Second), w, func(context.Context) (int, error) { time.Sleep(1500 * ms); return 0, nil })
+			})
+		}
+		busy.Wait()
+		s, _ := runSessionOn(t, w, 5*time.Second, f)
+		select {
+		case <-s.lost:
+			require.NoError(t, s.why())
+		case <-time.After(time.Minute):
+		}
+	})
 }
