@@ -162,7 +162,7 @@ type request[T any] struct {
 	timer   *time.Timer   // the next try
 	wait    time.Duration // until a try counts as late
 	pause   time.Duration // after a passing fault
-	tries   int           // sent
+	tries   int           // sent, but for those that were surely not applied
 	open    int           // sent, outcome not known
 	fault   error         // the last passing one
 	settled bool
@@ -219,6 +219,9 @@ func (r *request[T]) try() {
 			r.settle(resp, err)
 			return
 		}
+		if class.refused {
+			r.tries-- // as if it had never been sent
+		}
 		r.fault = err
 		r.w.redial()
 		r.timer.Reset(min(r.pause, time.Until(r.until)))
@@ -255,22 +258,22 @@ func watchErr(resp clientv3.WatchResponse) error {
 // classify goes by codes and by texts: some of etcd's errors arrive with code Unknown.
 func classify(err error) class {
 	text := err.Error()
-	for _, passing := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests} {
+	for _, passing := range []error{rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, rpctypes.ErrNotCapable} {
 		if errors.Is(err, passing) || strings.Contains(text, passing.Error()) {
 			return class{refused: true, passing: true}
 		}
-	}
-	if errors.Is(err, errLate) || errors.Is(err, rpctypes.ErrNoSpace) {
-		return class{} // most puts that got ErrNoSpace were written
 	}
 	code := status.Code(err)
 	var known rpctypes.EtcdError
 	if errors.As(err, &known) {
 		code = known.Code()
 	}
+	if errors.Is(err, errLate) || code == codes.ResourceExhausted {
+		return class{} // most puts that got ErrNoSpace were written, and so was what has too large an answer
+	}
 	switch code {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.FailedPrecondition,
-		codes.NotFound, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
+		codes.NotFound, codes.OutOfRange, codes.Unimplemented:
 		return class{refused: true}
 	}
 	return class{passing: true}

@@ -51,7 +51,7 @@ func TestAsk(t *testing.T) {
 			[]time.Duration{0, 10 * ms, 30 * ms, 70 * ms, 150 * ms, 310 * ms, 560 * ms, 810 * ms, 1060 * ms, 1310 * ms, 1560 * ms, 1810 * ms,
 				2060 * ms, 2310 * ms, 2560 * ms, 2810 * ms, 3060 * ms, 3310 * ms, 3560 * ms, 3810 * ms}, 4 * time.Second,
 			rpctypes.ErrTimeout, true, true},
-		{"a fault passes", 0, []try{{err: rpctypes.ErrGRPCNoLeader}, {}}, []time.Duration{0, 10 * ms}, 10 * ms, nil, true, false},
+		{"a fault passes", 0, []try{{err: rpctypes.ErrGRPCNoLeader}, {}}, []time.Duration{0, 10 * ms}, 10 * ms, nil, false, false},
 		{"a fault passes, its effect may not", 0, []try{lost, {}}, []time.Duration{0, 10 * ms}, 10 * ms, nil, true, true},
 		{"a fault beside a silent try", 0, []try{silent, {err: rpctypes.ErrGRPCNoLeader}, {}}, []time.Duration{0, 25 * ms, 35 * ms}, 35 * ms, nil, true, true},
 		{"final", 0, []try{{err: rpctypes.ErrGRPCPermissionDenied}}, []time.Duration{0}, 0, rpctypes.ErrPermissionDenied, false, false},
@@ -195,13 +195,13 @@ func TestClassify(t *testing.T) {
 			rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty,
 			rpctypes.ErrAuthOldRevision, rpctypes.ErrLeaseNotFound, rpctypes.ErrLeaseExist, rpctypes.ErrLeaseTTLTooLarge,
 			rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge, rpctypes.ErrDuplicateKey, rpctypes.ErrCompacted,
-			status.Error(codes.Unimplemented, "unknown service"), status.Error(codes.ResourceExhausted, "message larger than max"),
+			status.Error(codes.Unimplemented, "unknown service"),
 		},
 		{true, true}: {
 			rpctypes.ErrNoLeader, rpctypes.ErrTooManyRequests, status.Error(codes.Unknown, "etcdserver: too many requests"),
-			errors.New("etcdserver: no leader"),
+			errors.New("etcdserver: no leader"), rpctypes.ErrNotCapable,
 		},
-		{false, false}: {rpctypes.ErrNoSpace, errLate},
+		{false, false}: {rpctypes.ErrNoSpace, errLate, status.Error(codes.ResourceExhausted, "message larger than max")},
 		{false, true}: {
 			rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost,
 			rpctypes.ErrTimeoutWaitAppliedIndex, rpctypes.ErrLeaderChanged, rpctypes.ErrStopped, rpctypes.ErrUnhealthy,
@@ -247,4 +247,27 @@ func TestPutAfterItsRemainsAreGone(t *testing.T) {
 	token, err := c.put(within(time.Second), s, "name", "v")
 	require.NoError(t, err)
 	require.Positive(t, token, "Fail, though nobody has the lock")
+}
+
+// A request that was surely refused had no effect: what is found by the next is not its own doing.
+func TestRefusedIsNotResent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kv fakeKV
+		c, s := newFakeCore(t, &kv)
+		token, err := c.put(within(time.Second), s, "name", "v")
+		require.NoError(t, err)
+		h := c.begin(&hold{s: s, name: "name", token: token}, nil)
+		n := 0
+		kv.script = func(ctx context.Context, _ int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+			if n++; n == 1 {
+				delete(kv.keys, "name") // an operator
+				return nil, rpctypes.ErrGRPCNoLeader
+			}
+			return &pb.TxnResponse{Header: &pb.ResponseHeader{}, Responses: []*pb.ResponseOp{
+				{Response: &pb.ResponseOp_ResponseRange{ResponseRange: &pb.RangeResponse{}}},
+				{Response: &pb.ResponseOp_ResponseRange{ResponseRange: &pb.RangeResponse{}}},
+			}}, nil
+		}
+		require.ErrorIs(t, c.finish(h), ErrLost)
+	})
 }

@@ -474,3 +474,47 @@ func TestBatchOnEtcd(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// An answer that is too large for the caller's client: the request was carried out.
+func TestAnswerTooLarge(t *testing.T) {
+	t.Parallel()
+	etcd, other := etcdtest.Connect(t, machines), newClient(t, 5, 60)
+	cli, err := clientv3.New(clientv3.Config{Endpoints: machines, Logger: etcd.GetLogger(), MaxCallRecvMsgSize: 64 << 10})
+	require.NoError(t, err)
+	defer cli.Close()
+	c, err := NewFromClient(t.Context(), cli, 60)
+	require.NoError(t, err)
+	defer c.Close()
+	mine := newName()
+	mustLock(t, c, mine, "v", nil)
+	var big []string
+	for range 10 {
+		big = append(big, newName())
+		mustLock(t, other, big[len(big)-1], strings.Repeat("v", 10<<10), nil)
+	}
+	b := c.batch
+	b.mu.Lock()
+	b.flying = lanes
+	b.mu.Unlock()
+	unlocked := make(chan error, 1)
+	go func() { unlocked <- c.Unlock(mine, nil) }()
+	fails := make(chan Report, len(big))
+	for _, name := range big {
+		go func() { fails <- c.Lock(name, "v", nil) }()
+	}
+	eventually(t, "all wait", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.waiting) == 11
+	})
+	b.mu.Lock()
+	b.flying = 1
+	b.mu.Unlock()
+	b.land()
+	for range big {
+		r := receive(t, fails, soon)
+		require.NoError(t, r.Err)
+		require.Equal(t, Fail, r.Msg)
+	}
+	require.NoError(t, receive(t, unlocked, soon))
+}

@@ -396,6 +396,16 @@ func TestHolderCrashes(t *testing.T) {
 	gotLock(t, second)
 }
 
+// endHold ends a hold as the holder does that "crashes", or else "unlocks".
+func endHold(t *testing.T, etcd *clientv3.Client, holder Client, name, how string) {
+	t.Helper()
+	if strings.HasSuffix(how, "crashes") {
+		crash(t, etcd, holder)
+	} else {
+		require.NoError(t, holder.Unlock(name, nil))
+	}
+}
+
 // What a late request of one session of a client has left strands nobody who waits with another.
 func TestRemainsOfAnotherSession(t *testing.T) {
 	t.Parallel()
@@ -424,11 +434,8 @@ func TestRemainsOfAnotherSession(t *testing.T) {
 				awaitPlaces(t, etcd, name, 2)
 			}
 			b.loose(full)
-			switch what {
-			case "a place, and the holder crashes":
-				crash(t, etcd, a)
-			case "a place, and the holder unlocks":
-				require.NoError(t, a.Unlock(name, nil))
+			if key != name {
+				endHold(t, etcd, a, name, what)
 			}
 			gotLock(t, turn)
 			require.NoError(t, b.Unlock(name, nil))
@@ -453,11 +460,7 @@ func TestStrayPlaceStrandsNobody(t *testing.T) {
 				require.NoError(t, err)
 				turn := wait(ctx, b, name, "b")
 				awaitPlaces(t, etcd, name, 2)
-				if holder == "crashes" {
-					crash(t, etcd, a)
-				} else {
-					require.NoError(t, a.Unlock(name, nil))
-				}
+				endHold(t, etcd, a, name, holder)
 				gotLock(t, turn)
 				require.NoError(t, b.Unlock(name, nil))
 				nothingLeft(t, etcd, name)

@@ -82,7 +82,7 @@ import (
 
 const (
 	defaultSeconds = 5       // of a timeout or a TTL that is not given
-	maxSeconds     = 1 << 30 // more is not more, and would not fit into a time
+	maxSeconds     = 1 << 30 // of both: larger numbers would overflow a time.Duration
 )
 
 // Client takes locks, and watches those of others. It is a small value: its copies share one state. All its methods
@@ -107,8 +107,8 @@ type core struct {
 	closing  sync.Once
 	closeErr error // guarded by closing
 
-	opening       chan struct{} // whoever has taken what is in it may open a watch
-	late, expired atomic.Int64  // streams for watches that were given up, for want of answers or of a good token
+	opening     chan struct{} // whoever has taken what is in it may open a watch
+	late, stale atomic.Int64  // streams for watches that were given up, for want of answers or for what they refuse
 
 	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
 	unbind    func() bool // ends the wait for the end of the caller's ctx
@@ -218,7 +218,9 @@ const maxHolds = 10_000
 func (c *core) session(by bound) (*session, error) {
 	c.mu.Lock()
 	var s *session
-	if i := slices.IndexFunc(c.live, func(s *session) bool { return s.holds < maxHolds }); i >= 0 {
+	if i := slices.IndexFunc(c.live, func(s *session) bool {
+		return s.holds < maxHolds && !(isClosed(s.ready) && s.passed()) // which the watchdog may not have noticed yet
+	}); i >= 0 {
 		s = c.live[i]
 	} else if c.ctx.Err() == nil {
 		s = newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)

@@ -22,8 +22,8 @@ func placeKey(lease int64, name string) string {
 	return name + waiting + strconv.FormatInt(lease, 16)
 }
 
-// stray reports whether nobody waits at a place, says s, which has the seat and waits elsewhere: an outsider has put it
-// there, or a late request of ours.
+// stray reports whether nobody waits at a place: an outsider has put it there, or a late request of ours, for whoever asks
+// has the seat with s, and its own place, if any, is another.
 func (c *core) stray(s *session, name string, place *mvccpb.KeyValue) bool {
 	return place.Lease == 0 || string(place.Key) != placeKey(place.Lease, name) || c.ours(s, place.Lease)
 }

@@ -519,3 +519,20 @@ func TestPatienceOfRenewals(t *testing.T) {
 		}
 	})
 }
+
+// A Lock before the watchdog has noticed that the machine was suspended begins a new session.
+func TestLockAfterASuspension(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kv fakeKV
+		c, s := newFakeCore(t, &kv)
+		c.leases = &fakeLeases{}
+		ctx, cancel := context.WithCancel(t.Context())
+		c.wireCtx = ctx
+		defer func() { cancel(); c.sessions.Wait() }()
+		time.Sleep(100 * ms)
+		s.boot.Store(int64(now().boot - time.Second))
+		r := Client{c}.Lock("name", "v", nil)
+		require.NoError(t, r.Err)
+		require.True(t, r.Held())
+	})
+}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 )
@@ -126,14 +124,14 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 	if err != nil {
 		return err
 	}
-	kv, now, err := c.read(by, name)
+	kv, rev, err := c.read(by, name)
 	if err != nil {
 		return err
 	}
-	if *at > 0 && kv.GetCreateRevision() > *at {
-		send("") // it was free while nobody watched
+	if *at > 0 && (kv.GetCreateRevision() > *at || rev < *at) {
+		send("") // it was free while nobody watched, or may have been: etcd was restored from a backup
 	}
-	*at = now
+	*at = rev
 	send(valueOf(kv))
 
 	check := time.NewTicker(watchCheck)
@@ -174,34 +172,33 @@ const maxStreams = 8
 
 // open opens a watch, which then lives until the ctx of by ends. clientv3 waits for the server's answer, and puts all
 // watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
-// to another member, this watch and later ones with it. So it does where the stream's token has expired: its watches
-// live on, but it takes no more.
+// to another member, this watch and later ones with it. So it does where a stream refuses what a reading is granted: its token has expired, or
+// is from before there were users, or its member has no leader. Its watches live on, but it takes no more.
 //
 // They open one at a time, which clientv3 would see to anyway: two that are refused at the same moment leave a stream of
 // its in a deadlock (seen with v3.7.3), and its Close as well.
 func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.WatchChan, error) {
 	fault := errSilent
 	opts = append(opts, clientv3.WithCreatedNotify())
-	for wait := max(maxPause, c.patience()); ; wait *= 2 {
+	for wait := max(maxPause, c.patience()); ; wait = min(2*wait, c.timeout) {
 		if err := by.wait(c.opening, nil); err != nil {
 			return nil, err
 		}
-		late, expired := c.late.Load(), c.expired.Load()
+		late, stale := c.late.Load(), c.stale.Load()
 		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
-			clientv3.WithRequireLeader(by.ctx), "locker-stream", fmt.Sprint(expired, ".", late%maxStreams)))
+			clientv3.WithRequireLeader(by.ctx), "locker-stream", fmt.Sprint(stale, ".", late%maxStreams)))
 		timer := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
 		changes := c.cli.Watch(ctx, key, opts...)
 		resp := <-changes // clientv3 has waited for it
 		notify(c.opening)
-		switch answered := timer.Stop(); {
+		answered := timer.Stop()
+		switch {
 		case !answered:
 			c.late.CompareAndSwap(late, late+1)
 		case resp.Created && resp.Err() == nil:
 			return changes, nil
 		default:
-			if fault = watchErr(resp); tokenExpired(fault) {
-				c.expired.CompareAndSwap(expired, expired+1)
-			}
+			fault = watchErr(resp)
 		}
 		cancel()
 		if by.ctx.Err() != nil {
@@ -210,18 +207,17 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 		left := time.Until(by.until)
 		if left > 0 && classify(fault).passing {
 			// A watch does not tell why it does not open; a reading does.
-			if _, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key); err != nil {
+			_, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key)
+			switch {
+			case err != nil:
 				fault = err
+			case answered: // what is refused is this stream, for its token or its member
+				c.stale.CompareAndSwap(stale, stale+1)
 			}
+			sleep(by.ctx, firstPause)
 		}
 		if left <= 0 || !classify(fault).passing {
 			return nil, fault
 		}
 	}
-}
-
-// tokenExpired goes by texts: so it comes from a watch.
-func tokenExpired(err error) bool {
-	return strings.Contains(err.Error(), rpctypes.ErrInvalidAuthToken.Error()) ||
-		strings.Contains(err.Error(), rpctypes.ErrAuthOldRevision.Error())
 }

@@ -271,3 +271,68 @@ func TestWatchThatDoesNotBegin(t *testing.T) {
 	require.Less(t, time.Since(start), time.Second+slack)
 	silent.Store(false)
 }
+
+// A client with a password watches from before there were users: its stream has no token. It goes to another.
+func TestWatchWhenAuthIsSwitchedOn(t *testing.T) {
+	t.Parallel()
+	endpoints := etcdtest.New(t, etcdtest.Options{Members: 1}).Endpoints()
+	etcd := etcdtest.Connect(t, endpoints)
+	_, err := etcd.RoleAdd(t.Context(), "root")
+	require.NoError(t, err)
+	_, err = etcd.UserAdd(t.Context(), "root", "secret")
+	require.NoError(t, err)
+	_, err = etcd.UserGrantRole(t.Context(), "root", "root")
+	require.NoError(t, err)
+	cli, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Username: "root", Password: "secret", Logger: etcd.GetLogger()})
+	require.NoError(t, err)
+	t.Cleanup(func() { cli.Close() })
+	c, err := NewFromClient(context.Background(), cli, 5)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	before, _ := watching(c, "before", nil)
+	require.Equal(t, "", receive(t, before, soon))
+	_, err = etcd.AuthEnable(t.Context())
+	require.NoError(t, err)
+	after, _ := watching(c, "after", nil)
+	require.Equal(t, "", receive(t, after, soon))
+	require.Zero(t, c.late.Load())
+	require.EqualValues(t, 1, c.stale.Load(), "one refusal is enough")
+}
+
+// A watch that is refused, for a reason that a reading does not share, is asked for again, but not at full speed.
+func TestRefusedWatchIsNotAskedForAtFullSpeed(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, 2, 60)
+	var asked atomic.Int64
+	c.cli.Watcher = refusingWatcher{c.cli.Watcher, &asked}
+	_, err := c.open(within(2*time.Second), newName())
+	require.Error(t, err)
+	require.Less(t, asked.Load(), int64(250))
+	require.Zero(t, c.late.Load(), "it was answered")
+}
+
+type refusingWatcher struct {
+	clientv3.Watcher
+	asked *atomic.Int64
+}
+
+func (w refusingWatcher) Watch(context.Context, string, ...clientv3.OpOption) clientv3.WatchChan {
+	w.asked.Add(1)
+	ended := make(chan clientv3.WatchResponse)
+	close(ended)
+	return ended
+}
+
+// A Watch that begins again on a cluster that was restored from a backup: its revisions are lower.
+func TestWatchAfterARestore(t *testing.T) {
+	t.Parallel()
+	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
+	name := newName()
+	put(t, etcd, name, "v") // the key of another holder, after the restore
+	at := int64(1 << 40)    // what was told before: "v", created at 1<<40 - 10
+	seen := make(chan string)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go c.observeOnce(ctx, name, seen, &at)
+	require.Equal(t, "", receive(t, seen, soon), "it was free")
+}
