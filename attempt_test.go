@@ -223,6 +223,8 @@ func newFakeCore(t *testing.T, kv *fakeKV) (*core, *session) {
 	w := kv.newWire(t)
 	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, ctx: t.Context(), wireCtx: t.Context()}
 	c.batch = &batch{wire: w, ctx: t.Context(), limit: maxOps}
+	c.opening = make(chan struct{}, 1)
+	notify(c.opening)
 	s := newSession(t.Context(), w, &fakeLeases{}, time.Hour, c.sessionOver)
 	c.live = []*session{s}
 	require.NoError(t, s.extend(now(), time.Hour))

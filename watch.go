@@ -187,12 +187,14 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 		late, stale := c.late.Load(), c.stale.Load()
 		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(
 			clientv3.WithRequireLeader(by.ctx), "locker-stream", fmt.Sprint(stale, ".", late%maxStreams)))
-		timer := time.AfterFunc(min(wait, time.Until(by.until)), cancel)
+		left := time.Until(by.until)
+		timer := time.AfterFunc(min(wait, left), cancel)
 		changes := c.cli.Watch(ctx, key, opts...)
 		resp := <-changes // clientv3 has waited for it
 		notify(c.opening)
 		answered := timer.Stop()
 		switch {
+		case !answered && left < wait: // the time was over too soon to say anything of the stream
 		case !answered:
 			c.late.CompareAndSwap(late, late+1)
 		case resp.Created && resp.Err() == nil:
@@ -204,7 +206,7 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 		if by.ctx.Err() != nil {
 			return nil, context.Cause(by.ctx)
 		}
-		left := time.Until(by.until)
+		left = time.Until(by.until)
 		if left > 0 && classify(fault).passing {
 			// A watch does not tell why it does not open; a reading does.
 			_, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -301,27 +302,42 @@ func TestWatchWhenAuthIsSwitchedOn(t *testing.T) {
 
 // A watch that is refused, for a reason that a reading does not share, is asked for again, but not at full speed.
 func TestRefusedWatchIsNotAskedForAtFullSpeed(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, 2, 60)
-	var asked atomic.Int64
-	c.cli.Watcher = refusingWatcher{c.cli.Watcher, &asked}
-	_, err := c.open(within(2*time.Second), newName())
-	require.Error(t, err)
-	require.Less(t, asked.Load(), int64(250))
-	require.Zero(t, c.late.Load(), "it was answered")
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newFakeCore(t, &fakeKV{})
+		asked := 0
+		c.cli.Watcher = fakeWatcher(func(context.Context) { asked++ })
+		_, err := c.open(within(2*time.Second), "name")
+		require.Error(t, err)
+		require.InDelta(t, 2*time.Second/firstPause, asked, 1)
+		require.Zero(t, c.late.Load(), "it was answered")
+	})
 }
 
-type refusingWatcher struct {
-	clientv3.Watcher
-	asked *atomic.Int64
+// A stream is given up for want of an answer to a watch that had its time for it, and for no other.
+func TestSilentStreamIsGivenUp(t *testing.T) {
+	for within, want := range map[time.Duration]int64{maxPause - 1: 0, maxPause: 1, 2 * maxPause: 1, 4 * maxPause: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := newFakeCore(t, &fakeKV{})
+			c.cli.Watcher = fakeWatcher(func(ctx context.Context) { <-ctx.Done() })
+			_, err := c.open(bound{ctx: t.Context(), until: time.Now().Add(within)}, "name")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, want, c.late.Load(), within)
+		})
+	}
 }
 
-func (w refusingWatcher) Watch(context.Context, string, ...clientv3.OpOption) clientv3.WatchChan {
-	w.asked.Add(1)
+// fakeWatcher refuses every watch when it returns.
+type fakeWatcher func(ctx context.Context)
+
+func (w fakeWatcher) Watch(ctx context.Context, _ string, _ ...clientv3.OpOption) clientv3.WatchChan {
+	w(ctx)
 	ended := make(chan clientv3.WatchResponse)
 	close(ended)
 	return ended
 }
+
+func (fakeWatcher) RequestProgress(context.Context) error { return nil }
+func (fakeWatcher) Close() error                          { return nil }
 
 // A Watch that begins again on a cluster that was restored from a backup: its revisions are lower.
 func TestWatchAfterARestore(t *testing.T) {
