@@ -63,14 +63,13 @@ func (w *wire) redial() {
 type answer[T any] struct {
 	resp   T
 	err    error
-	resent bool // sent more than once: what it found may be its own earlier effect
+	resent bool // another sending, or this one without an answer, may have been applied: what is found may be its own effect
 	loose  bool // an attempt without an answer is out: it may still be applied, even minutes later
 }
 
 // after is the answer to a request that had been sent before in another shape.
 func (a answer[T]) after(before answer[T]) answer[T] {
-	a.resent = a.resent || before.resent
-	a.loose = a.loose || before.loose
+	a.resent, a.loose = a.resent || before.resent, a.loose || before.loose
 	return a
 }
 
@@ -118,12 +117,8 @@ func ask[T any](b bound, w *wire, call func(context.Context) (T, error)) answer[
 	r.mu.Unlock()
 	r.try()
 
+	<-ctx.Done() // settled, or at the end of its bound
 	r.mu.Lock()
-	if !r.settled {
-		r.mu.Unlock()
-		<-ctx.Done() // settled, or at the end of its bound
-		r.mu.Lock()
-	}
 	if !r.settled {
 		r.settle(*new(T), ended(ctx, r.fault))
 	}
@@ -172,19 +167,18 @@ type request[T any] struct {
 // again is the timer's: one more try beside those that are out.
 func (r *request[T]) again() {
 	r.mu.Lock()
-	if left := time.Until(r.until); left <= 0 {
+	left := time.Until(r.until)
+	if left <= 0 {
 		r.cancel(context.DeadlineExceeded)
-	} else {
-		if r.every == 0 {
-			r.wait = min(2*r.wait, maxWait)
-		}
-		r.timer.Reset(min(r.wait, left))
 	}
 	if r.settled || r.ctx.Err() != nil {
-		r.timer.Stop()
 		r.mu.Unlock()
 		return
 	}
+	if r.every == 0 {
+		r.wait = min(2*r.wait, maxWait)
+	}
+	r.timer.Reset(min(r.wait, left))
 	r.tries++
 	r.open++
 	r.running.Add(1)
@@ -212,15 +206,13 @@ func (r *request[T]) try() {
 	case r.ctx.Err() != nil:
 	default:
 		class := classify(err)
-		if class.refused {
+		if class.refused { // as if it had never been sent
 			r.open--
+			r.tries--
 		}
 		if !class.passing {
 			r.settle(resp, err)
 			return
-		}
-		if class.refused {
-			r.tries-- // as if it had never been sent
 		}
 		r.fault = err
 		r.w.redial()
@@ -231,7 +223,8 @@ func (r *request[T]) try() {
 
 // settle ends the request with this answer. mu is held.
 func (r *request[T]) settle(resp T, err error) {
-	r.answer = answer[T]{resp: resp, err: err, resent: r.tries > 1, loose: r.open > 0}
+	loose := r.open > 0
+	r.answer = answer[T]{resp: resp, err: err, resent: r.tries > 1 || loose, loose: loose}
 	r.settled = true
 	r.timer.Stop()
 	r.cancel(nil)

@@ -55,7 +55,7 @@ func TestAsk(t *testing.T) {
 		{"a fault passes, its effect may not", 0, []try{lost, {}}, []time.Duration{0, 10 * ms}, 10 * ms, nil, true, true},
 		{"a fault beside a silent try", 0, []try{silent, {err: rpctypes.ErrGRPCNoLeader}, {}}, []time.Duration{0, 25 * ms, 35 * ms}, 35 * ms, nil, true, true},
 		{"final", 0, []try{{err: rpctypes.ErrGRPCPermissionDenied}}, []time.Duration{0}, 0, rpctypes.ErrPermissionDenied, false, false},
-		{"final, applied or not", 0, []try{{err: rpctypes.ErrGRPCNoSpace}}, []time.Duration{0}, 0, rpctypes.ErrNoSpace, false, true},
+		{"final, applied or not", 0, []try{{err: rpctypes.ErrGRPCNoSpace}}, []time.Duration{0}, 0, rpctypes.ErrNoSpace, true, true},
 		{"final after a fault", 0, []try{lost, {err: rpctypes.ErrGRPCLeaseNotFound}}, []time.Duration{0, 10 * ms}, 10 * ms, rpctypes.ErrLeaseNotFound, true, true},
 		{"final beside a silent try", 0, []try{silent, {err: rpctypes.ErrGRPCTooManyOps}}, []time.Duration{0, 25 * ms}, 25 * ms, rpctypes.ErrTooManyOps, true, true},
 	} {
@@ -221,7 +221,9 @@ func TestClassify(t *testing.T) {
 // newFakeCore is a client of this fake, with a session that lives for an hour.
 func newFakeCore(t *testing.T, kv *fakeKV) (*core, *session) {
 	w := kv.newWire(t)
-	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, ctx: t.Context(), wireCtx: t.Context()}
+	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, unbind: func() bool { return true }}
+	c.wireCtx, c.hangUp = context.WithCancelCause(t.Context())
+	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
 	c.batch = &batch{wire: w, ctx: t.Context(), limit: maxOps}
 	c.opening = make(chan struct{}, 1)
 	notify(c.opening)

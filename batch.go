@@ -166,9 +166,8 @@ func (b *batch) carry(errands []*errand, before found) {
 			b.mu.Unlock()
 		}
 		half := len(errands) / 2
-		before = found{resent: f.resent || f.loose, loose: f.loose}
-		b.carry(errands[:half], before)
-		b.carry(errands[half:], before)
+		b.carry(errands[:half], f)
+		b.carry(errands[half:], f)
 		return
 	}
 	for i, e := range errands {

@@ -26,6 +26,11 @@ func (c *core) loose(s *session) {
 // away what is held. Once a request has been left without an answer, it sees that this leaves nothing behind: at once,
 // soon again, and in the end once per TTL for the rest of the session, for a request may lie in a frozen member.
 func (c *core) janitor(s *session) {
+	select {
+	case <-s.ready:
+	case <-s.ctx.Done():
+		return
+	}
 	tick := time.NewTicker(s.interval())
 	defer tick.Stop()
 	again := time.NewTimer(0)
@@ -41,7 +46,7 @@ func (c *core) janitor(s *session) {
 		case <-tick.C:
 			c.closeQueues()
 			due = c.watchHeld(s) > 0
-		case <-s.lost:
+		case <-s.ctx.Done():
 			return
 		}
 		if !due {

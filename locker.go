@@ -102,7 +102,7 @@ type core struct {
 	cancel   context.CancelCauseFunc
 	wireCtx  context.Context // ends after it: what gives back goes on under it
 	hangUp   context.CancelCauseFunc
-	sessions sync.WaitGroup // the goroutines of sessions
+	sessions sync.WaitGroup // the goroutines of sessions, and their janitors
 	tasks    tasks          // all others, but for those of batch
 	closing  sync.Once
 	closeErr error // guarded by closing
@@ -113,7 +113,6 @@ type core struct {
 	mu        sync.Mutex  // guards all below, and what is said elsewhere to be guarded by it
 	unbind    func() bool // ends the wait for the end of the caller's ctx
 	live      []*session  // the first with room is that of new locks
-	left      error       // why leases could not be given back
 	seats     seats
 	listeners map[<-chan bool]*listener
 	queues    map[string]*queue
@@ -219,13 +218,14 @@ func (c *core) session(by bound) (*session, error) {
 	c.mu.Lock()
 	var s *session
 	if i := slices.IndexFunc(c.live, func(s *session) bool {
-		return s.holds < maxHolds && !(isClosed(s.ready) && s.passed()) // which the watchdog may not have noticed yet
+		return s.holds < maxHolds && s.ctx.Err() == nil && !(isClosed(s.ready) && s.passed()) // which nobody may have noticed yet
 	}); i >= 0 {
 		s = c.live[i]
 	} else if c.ctx.Err() == nil {
 		s = newSession(c.wireCtx, c.wire, c.leases, c.ttl, c.sessionOver)
 		c.live = append(c.live, s)
-		c.sessions.Go(func() { c.keep(s) })
+		c.sessions.Go(func() { s.run(c.timeout) })
+		c.sessions.Go(func() { c.janitor(s) })
 	}
 	c.mu.Unlock()
 	if s == nil {
@@ -239,7 +239,7 @@ func (c *core) session(by bound) (*session, error) {
 	select {
 	case <-s.ready:
 		return s, nil
-	case <-s.lost:
+	case <-s.ctx.Done():
 		if errors.Is(s.why(), errLate) && ctx.Err() == nil {
 			return c.session(by) // granted, but too late to be of use: another lease
 		}
@@ -258,34 +258,6 @@ func (c *core) ours(s *session, lease int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.live, func(o *session) bool { return int64(o.id) == lease })
-}
-
-// keep runs a session and its janitor, and gives the lease back at the end.
-func (c *core) keep(s *session) {
-	var janitor sync.WaitGroup
-	janitor.Go(func() {
-		select {
-		case <-s.ready:
-			c.janitor(s)
-		case <-s.lost:
-		}
-	})
-	s.run(c.timeout)
-	janitor.Wait()
-	// Not after a loss: whoever held a lock is told of it well before another can have it, so etcd is left to find
-	// out by itself. Close has told all beforehand.
-	c.mu.Lock()
-	closing := s.closing
-	c.mu.Unlock()
-	if !closing {
-		return
-	}
-	if err := s.revoke(c.bound(c.wireCtx)); err != nil {
-		l("lease not given back", "lease", int64(s.id), "err", err)
-		c.mu.Lock()
-		c.left = errors.Join(c.left, err)
-		c.mu.Unlock()
-	}
 }
 
 // sessionOver ends all that was held in a session.
@@ -351,10 +323,7 @@ func (c *core) close() error {
 
 	c.mu.Lock()
 	c.unbind()
-	live := slices.Clone(c.live)
-	for _, s := range live {
-		s.closing = true
-	}
+	live := slices.Clone(c.live) // a lease that is lost from now on is given back all the same: nobody holds anything by it
 	var held []*hold
 	for _, seat := range c.seats {
 		if h := seat.hold; h != nil && c.retire(h) == nil {
@@ -371,14 +340,16 @@ func (c *core) close() error {
 	c.tasks.wait()
 
 	for _, s := range live {
-		s.end()
+		s.lose(ErrClosed)
 	}
 	c.sessions.Wait()
-	c.batch.running.Wait()
-	err := c.left // nobody else is left to write it
-	if err != nil {
-		err = fmt.Errorf("locker: close: %w", err)
+	var err error
+	for _, s := range live {
+		if e := s.revoke(c.bound(c.wireCtx)); e != nil {
+			err = errors.Join(err, fmt.Errorf("locker: close: %w", e))
+		}
 	}
+	c.batch.running.Wait()
 	c.hangUp(ErrClosed)
 	if c.dialled {
 		err = errors.Join(err, c.disconnect(max(maxPause, time.Until(end))))

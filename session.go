@@ -31,31 +31,27 @@ type session struct {
 	id     clientv3.LeaseID
 	w      *wire
 	leases pb.LeaseClient
-	ctx    context.Context // ends with the client, or when the session is told to end
-	end    context.CancelFunc
-	gone   func(*session) // called once, when the session is lost or ended
+	ctx    context.Context // ends, with the cause, when the lease must be taken for lost, or is to be given back
+	end    context.CancelCauseFunc
+	gone   func(*session) // called then, perhaps more than once
 
 	ready chan struct{} // closed when the lease is granted
-	lost  chan struct{} // closed when the lease must be taken for lost, or was given back
 	kick  chan struct{} // asks for a renewal at once; of capacity 1
 
 	untidy  chan struct{} // tells the janitor of such a request; of capacity 1
 	holds   int           // locks held; guarded by core.mu
 	watched int           // held keys that are watched; guarded by core.mu
-	closing bool          // Close has retired all holds; guarded by core.mu
 
 	mono, boot atomic.Int64           // the deadline
 	idle       atomic.Pointer[stream] // has answered the last renewal, and waits for the next
 	ttl        atomic.Int64           // granted, in nanoseconds
 
 	mu       sync.Mutex // guards all below
-	over     bool
-	cause    error // why it is lost
-	trouble  error // what renewals met since the last success
+	trouble  error      // what renewals met since the last success
 	watchdog *time.Timer
 }
 
-// newSession starts a session; its ready or lost channel tells how that went. run must be called.
+// newSession starts a session; its ready channel or the end of its ctx tells how that went. run must be called.
 func newSession(ctx context.Context, w *wire, leases pb.LeaseClient, ttl time.Duration, gone func(*session)) *session {
 	var id [8]byte
 	rand.Read(id[:])
@@ -63,10 +59,9 @@ func newSession(ctx context.Context, w *wire, leases pb.LeaseClient, ttl time.Du
 		// An ID of our own makes a repeated Grant harmless: etcd answers that the lease exists.
 		id: clientv3.LeaseID(binary.BigEndian.Uint64(id[:])&(1<<63-1) | 1),
 		w:  w, leases: leases, gone: gone,
-		ready: make(chan struct{}), lost: make(chan struct{}), kick: make(chan struct{}, 1),
-		untidy: make(chan struct{}, 1),
+		ready: make(chan struct{}), kick: make(chan struct{}, 1), untidy: make(chan struct{}, 1),
 	}
-	s.ctx, s.end = context.WithCancel(ctx)
+	s.ctx, s.end = context.WithCancelCause(ctx)
 	s.ttl.Store(int64(ttl))
 	return s
 }
@@ -80,7 +75,7 @@ func (s *session) extend(sent moment, ttl time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	trusted := ttl - max(ttl/10, 200*time.Millisecond)
-	if n := now(); s.over || s.watchdog != nil && s.passed() || max(n.mono-sent.mono, n.boot-sent.boot) >= trusted {
+	if n := now(); s.ctx.Err() != nil || s.watchdog != nil && s.passed() || max(n.mono-sent.mono, n.boot-sent.boot) >= trusted {
 		return errLate
 	}
 	s.mono.Store(int64(sent.mono + trusted))
@@ -115,14 +110,11 @@ func (s *session) watch() {
 
 // alive reports whether the lease can be trusted now. It waits for no goroutine and no network.
 func (s *session) alive() bool {
-	if isClosed(s.lost) {
-		return false
-	}
-	if !s.passed() {
-		return true
+	if s.ctx.Err() != nil || !s.passed() {
+		return s.ctx.Err() == nil
 	}
 	s.mu.Lock()
-	renewed, fault := !s.over && !s.passed(), s.trouble
+	renewed, fault := !s.passed(), s.trouble
 	s.mu.Unlock()
 	if !renewed {
 		s.lose(errors.Join(errors.New("the lease could not be renewed in time"), fault))
@@ -130,35 +122,23 @@ func (s *session) alive() bool {
 	return renewed
 }
 
-// lose marks the session as lost, once.
+// lose is the end of the session; the first cause counts.
 func (s *session) lose(cause error) {
-	s.mu.Lock()
-	if s.over {
-		s.mu.Unlock()
-		return
-	}
-	s.over, s.cause = true, cause
-	if s.watchdog != nil {
-		s.watchdog.Stop()
-	}
-	close(s.lost)
-	s.mu.Unlock()
-	l("session over", "lease", int64(s.id), "cause", cause)
+	s.end(cause)
 	s.gone(s)
-	s.end()
 }
 
 // why is the error of those who lost something with the session, or, while it lives, what renewals have met.
 func (s *session) why() error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
-		return s.cause
-	}
 	return s.trouble
 }
 
-// run grants the lease and renews it until the session is lost or told to end. Then it gives the lease back.
+// run grants the lease and renews it until the session ends.
 func (s *session) run(timeout time.Duration) {
 	if err := s.grant(bound{ctx: s.ctx, until: time.Now().Add(timeout)}); err != nil {
 		s.lose(fmt.Errorf("granting a lease: %w", err))
@@ -166,8 +146,9 @@ func (s *session) run(timeout time.Duration) {
 		l("session", "lease", int64(s.id), "ttl", s.granted())
 		close(s.ready)
 		s.renew()
-		s.lose(ErrClosed)
+		s.watchdog.Stop()
 	}
+	l("session over", "lease", int64(s.id), "cause", s.why())
 }
 
 func (s *session) grant(by bound) error {

@@ -43,7 +43,7 @@ func lostAt(t *testing.T, s *session, start time.Time, at time.Duration) {
 	require.True(t, s.alive(), "lost early: %v", s.why())
 	time.Sleep(time.Nanosecond)
 	synctest.Wait()
-	require.True(t, isClosed(s.lost), "not told")
+	require.True(t, isClosed(s.ctx.Done()), "not told")
 	require.False(t, s.alive())
 }
 
@@ -122,7 +122,7 @@ func TestNoGrant(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, start := runSession(t, 10*time.Second, &fakeLeases{grant: c.grant})
-				<-s.lost
+				<-s.ctx.Done()
 				require.Equal(t, c.took, time.Since(start))
 				synctest.Wait()
 				require.False(t, isClosed(s.ready))
@@ -179,7 +179,7 @@ func TestDeadlineOfARenewal(t *testing.T) {
 				s, start := runSession(t, 6*time.Second, f)
 				<-s.ready
 				if c.cause == rpctypes.ErrLeaseNotFound {
-					<-s.lost
+					<-s.ctx.Done()
 					require.Equal(t, c.lost, time.Since(start))
 				} else {
 					lostAt(t, s, start, c.lost)
@@ -296,7 +296,7 @@ func TestEveryThirdStreamAnswers(t *testing.T) {
 			}}
 			s, _ := runSession(t, d, f)
 			select {
-			case <-s.lost:
+			case <-s.ctx.Done():
 				require.NoError(t, s.why(), "TTL %v", d)
 			case <-time.After(20 * d):
 			}
@@ -327,7 +327,7 @@ func TestHurry(t *testing.T) {
 		time.Sleep(100 * ms)
 		s.hurry()
 		s.hurry()
-		<-s.lost
+		<-s.ctx.Done()
 		require.Equal(t, 100*ms, time.Since(start))
 	})
 }
@@ -356,7 +356,7 @@ func TestSuspendedMachine(t *testing.T) {
 				require.Equal(t, c.lost, s.extend(sent, time.Minute) != nil, "by a renewal that was sent before, and is answered now")
 				time.Sleep(time.Second)
 				synctest.Wait()
-				require.Equal(t, c.lost, isClosed(s.lost), "told")
+				require.Equal(t, c.lost, isClosed(s.ctx.Done()), "told")
 				require.Equal(t, c.lost, !s.alive())
 			})
 		})
@@ -376,14 +376,13 @@ func TestHeldNeedsNoGoroutine(t *testing.T) {
 		require.True(t, h.held())
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		require.False(t, isClosed(s.lost), "nobody has looked")
+		require.False(t, isClosed(s.ctx.Done()), "nobody has looked")
 		require.False(t, h.held())
-		require.True(t, isClosed(s.lost))
+		require.True(t, isClosed(s.ctx.Done()))
 		require.Equal(t, 1, told)
 		require.ErrorIs(t, s.extend(now(), 5*time.Second), errLate, "lost is lost")
 		s.lose(ErrClosed)
 		require.False(t, s.alive())
-		require.Equal(t, 1, told)
 		require.NotErrorIs(t, s.why(), ErrClosed)
 	})
 }
@@ -426,12 +425,12 @@ func TestEndOfASession(t *testing.T) {
 				over := make(chan struct{})
 				go func() { s.run(5 * time.Second); close(over) }()
 				time.Sleep(c.after)
-				require.False(t, isClosed(s.lost))
+				require.False(t, isClosed(s.ctx.Done()))
 				start := time.Now()
-				s.end()
+				s.lose(ErrClosed)
 				<-over
 				require.Equal(t, c.took, time.Since(start))
-				require.True(t, isClosed(s.lost))
+				require.True(t, isClosed(s.ctx.Done()))
 			})
 		})
 	}
@@ -440,27 +439,33 @@ func TestEndOfASession(t *testing.T) {
 // A lease is given back by a client that closes, also if it is lost meanwhile. One that was lost before is left to expire.
 func TestLeaseIsGivenBack(t *testing.T) {
 	for name, c := range map[string]struct {
-		closing bool
-		end     func(*session)
-		revokes int64
+		before, meanwhile bool // lost
+		revokes           int64
 	}{
-		"closed":       {true, func(s *session) { s.end() }, 1},
-		"closed, lost": {true, func(s *session) { s.lose(rpctypes.ErrLeaseNotFound) }, 1},
-		"lost":         {false, func(s *session) { s.lose(rpctypes.ErrLeaseNotFound) }, 0},
+		"closed":             {false, false, 1},
+		"lost while closing": {false, true, 1},
+		"lost before":        {true, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				core, _ := newFakeCore(t, new(fakeKV))
 				f := &fakeLeases{}
-				s := newSession(t.Context(), core.wire, f, 6*time.Second, func(*session) {})
-				s.closing = c.closing
-				over := make(chan struct{})
-				go func() { core.keep(s); close(over) }()
-				<-s.ready
-				c.end(s)
-				<-over
+				core, first := newFakeCore(t, new(fakeKV))
+				core.leases, core.live = f, nil
+				first.lose(ErrClosed)
+				s, err := core.session(within(time.Second))
+				require.NoError(t, err)
+				if c.before {
+					s.lose(rpctypes.ErrLeaseNotFound)
+				}
+				core.tasks.start(func() { // Close waits for it
+					<-core.ctx.Done()
+					synctest.Wait()
+					if c.meanwhile {
+						s.lose(rpctypes.ErrLeaseNotFound)
+					}
+				})
+				require.NoError(t, core.close())
 				require.Equal(t, c.revokes, f.revokes.Load())
-				require.NoError(t, core.left)
 			})
 		})
 	}
@@ -485,7 +490,7 @@ func TestLateAnswerLeavesTimeForTheNext(t *testing.T) {
 					return renewed(9, 1), nil
 				}})
 				select {
-				case <-s.lost:
+				case <-s.ctx.Done():
 					require.NoError(t, s.why(), "lost %v after the network was back", time.Since(start)-back)
 				case <-time.After(time.Minute):
 				}
@@ -513,7 +518,7 @@ func TestPatienceOfRenewals(t *testing.T) {
 		busy.Wait()
 		s, _ := runSessionOn(t, w, 5*time.Second, f)
 		select {
-		case <-s.lost:
+		case <-s.ctx.Done():
 			require.NoError(t, s.why())
 		case <-time.After(time.Minute):
 		}

@@ -149,7 +149,7 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 		case !plain && !classify(f.err).passing:
 			// No right to see the line, a value that is too large, or no room for a put, though that one may have been
 			// applied. The line wakes up for a plain delete as well.
-			plain, next, resent = true, nil, resent || f.loose
+			plain, next = true, nil
 			if f.loose {
 				c.loose(h.s)
 			}
