@@ -152,10 +152,10 @@ func TestPutFindsItsEarlierEffect(t *testing.T) {
 		}
 		c, s := newFakeCore(t, &kv)
 		start := time.Now()
-		token, err := c.put(within(time.Second), s, "name", "v")
-		require.NoError(t, err)
+		h := &hold{s: s, name: "name"}
+		require.NoError(t, c.put(within(time.Second), h, "v"))
 		require.Equal(t, 25*ms, time.Since(start))
-		require.EqualValues(t, 2, token)
+		require.EqualValues(t, 2, h.token)
 		require.EqualValues(t, 2, kv.keys["name"].ModRevision)
 		require.Len(t, s.untidy, 1, "the janitor is told of the try that got no answer")
 	})
@@ -172,10 +172,10 @@ func TestResendUnseen(t *testing.T) {
 		}
 		return kv.apply(req), nil
 	}
-	token, err := c.put(within(time.Second), s, "name", "v")
-	require.NoError(t, err)
-	require.Positive(t, token)
-	require.Equal(t, token, kv.keys["name"].ModRevision)
+	h := &hold{s: s, name: "name"}
+	require.NoError(t, c.put(within(time.Second), h, "v"))
+	require.Positive(t, h.token)
+	require.Equal(t, h.token, kv.keys["name"].ModRevision)
 }
 
 func TestSeenTerms(t *testing.T) {
@@ -248,9 +248,9 @@ func TestPutAfterItsRemainsAreGone(t *testing.T) {
 		}
 		return kv.apply(req), nil
 	}
-	token, err := c.put(within(time.Second), s, "name", "v")
-	require.NoError(t, err)
-	require.Positive(t, token, "Fail, though nobody has the lock")
+	h := &hold{s: s, name: "name"}
+	require.NoError(t, c.put(within(time.Second), h, "v"))
+	require.Positive(t, h.token, "Fail, though nobody has the lock")
 }
 
 // A request that was surely refused had no effect: what is found by the next is not its own doing.
@@ -258,9 +258,9 @@ func TestRefusedIsNotResent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var kv fakeKV
 		c, s := newFakeCore(t, &kv)
-		token, err := c.put(within(time.Second), s, "name", "v")
-		require.NoError(t, err)
-		h := c.begin(&hold{s: s, name: "name", token: token}, nil)
+		h := &hold{s: s, name: "name"}
+		require.NoError(t, c.put(within(time.Second), h, "v"))
+		c.begin(h, nil)
 		n := 0
 		kv.script = func(ctx context.Context, _ int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 			if n++; n == 1 {

@@ -150,56 +150,61 @@ func (c *core) lock(by bound, name, value string, quit <-chan bool) (*hold, erro
 			return nil, err
 		}
 	}
-	s, token, err := c.try(by, name, value)
-	if err != nil || token == 0 {
+	h := &hold{name: name}
+	if err := c.try(by, h, value); err != nil || h.token == 0 {
 		c.pass(name, nil)
 		return nil, err
 	}
-	return c.checked(c.begin(&hold{s: s, name: name, token: token}, quit))
+	return c.checked(c.begin(h, quit))
 }
 
-// try is one attempt to take the lock, with the seat; token is 0 when somebody else has it.
-func (c *core) try(by bound, name, value string) (*session, int64, error) {
+// try is one attempt to take the lock, with the seat; the token stays 0 when somebody else has it.
+func (c *core) try(by bound, h *hold, value string) (err error) {
 	for {
-		s, err := c.session(by)
-		if err != nil {
-			return nil, 0, err
+		if h.s, err = c.session(by); err != nil {
+			return err
 		}
-		token, err := c.put(by, s, name, value)
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			s.lose(err)
-			continue
+		if err = c.put(by, h, value); !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return err
 		}
-		return s, token, err
 	}
 }
 
 // put is the transaction of Lock: put if absent.
-func (c *core) put(by bound, s *session, name, value string) (int64, error) {
+func (c *core) put(by bound, h *hold, value string) error {
 	t := txn{
-		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(name), "=", 0)},
-		then: []clientv3.Op{clientv3.OpPut(name, value, clientv3.WithLease(s.id))},
-		els:  []clientv3.Op{clientv3.OpGet(name)},
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(h.name), "=", 0)},
+		then: []clientv3.Op{clientv3.OpPut(h.name, value, clientv3.WithLease(h.s.id))},
+		els:  []clientv3.Op{clientv3.OpGet(h.name)},
 	}
 	for {
-		f := c.batch.do(by, t)
-		if f.loose {
-			c.loose(s)
-		}
-		if f.err != nil {
-			return 0, f.err
-		}
-		if f.resp.Succeeded {
-			return f.resp.Header.Revision, nil
+		f := c.take(by, h, t)
+		if f.err != nil || h.token > 0 {
+			return f.err
 		}
 		kv := kvOf(f.resp, 0)
-		if kv != nil && !c.ours(s, kv.Lease) {
-			return 0, nil
+		if kv != nil && !c.ours(h.s, kv.Lease) {
+			return nil
 		}
 		// What is left of an attempt that got no answer, or that clientv3 has sent twice by itself. It is put again,
 		// not adopted as it is: a late Unlock of that attempt names its revision, and must not delete this one.
-		t.cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(name), "=", kv.GetModRevision())} // gone by now: 0
+		t.cmps = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", kv.GetModRevision())} // gone by now: 0
 	}
+}
+
+// take sends a transaction that takes the lock when it succeeds, and sets the token then.
+func (c *core) take(by bound, h *hold, t txn) found {
+	f := c.batch.do(by, t)
+	if f.loose {
+		c.loose(h.s)
+	}
+	switch {
+	case f.err == nil && f.resp.Succeeded:
+		h.token = f.resp.Header.Revision
+	case errors.Is(f.err, rpctypes.ErrLeaseNotFound):
+		h.s.lose(f.err)
+	}
+	return f
 }
 
 // kvOf is the key that the i-th operation, a Get, has found; nil if there was none.

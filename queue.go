@@ -238,9 +238,6 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 		}
 		stop()
 		cancel()
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			h.s.lose(err)
-		}
 		switch {
 		case !entered: // another try, with a new session
 		case err != nil && ctx.Err() == nil && !h.s.alive():
@@ -260,7 +257,7 @@ func (c *core) approach(ctx context.Context, h *hold, value string) (q *queue, e
 	if contended {
 		h.s, err = c.session(by)
 	} else {
-		h.s, h.token, err = c.try(by, h.name, value)
+		err = c.try(by, h, value)
 	}
 	if err != nil || h.token > 0 {
 		return nil, err
@@ -355,7 +352,7 @@ func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
 
 // enter takes the lock if it is free and nobody waits for it, and a place in the line else.
 func (c *core) enter(ctx context.Context, h *hold, q *queue, value string) (view, error) {
-	f := c.change(ctx, h, txn{
+	f := c.take(c.bound(ctx), h, txn{
 		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0), nobody(q.name)},
 		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(h.s.id))},
 		els:  append([]clientv3.Op{clientv3.OpPut(q.key, value, clientv3.WithLease(h.s.id))}, q.gets()...),
@@ -369,25 +366,13 @@ func (c *core) enter(ctx context.Context, h *hold, q *queue, value string) (view
 // claim takes the lock that is as it was seen: free, or put by an earlier attempt of ours. Whoever was first in the
 // line once is first as long as the place is there.
 func (c *core) claim(ctx context.Context, h *hold, q *queue, value string, v view) error {
-	return c.change(ctx, h, txn{
+	return c.take(c.bound(ctx), h, txn{
 		cmps: []clientv3.Cmp{
 			clientv3.Compare(clientv3.ModRevision(q.name), "=", v.lock.GetModRevision()),
 			clientv3.Compare(clientv3.ModRevision(q.key), "=", v.own.GetModRevision()),
 		},
 		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(h.s.id)), clientv3.OpDelete(q.key)},
 	}).err
-}
-
-// change sends a transaction that takes the lock when it succeeds.
-func (c *core) change(ctx context.Context, h *hold, t txn) found {
-	f := c.batch.do(c.bound(ctx), t)
-	if f.loose {
-		c.loose(h.s)
-	}
-	if f.err == nil && f.resp.Succeeded {
-		h.token = f.resp.Header.Revision
-	}
-	return f
 }
 
 // leave cleans up behind a LockWait that ended early, with the seat, which is settling: it removes the place, and where
