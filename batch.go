@@ -71,7 +71,13 @@ func (b *batch) do(by bound, t txn) found {
 		b.flying++
 		b.mu.Unlock()
 		f := b.send(by, t)
-		b.land()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.waiting) == 0 {
+			b.flying--
+		} else {
+			b.running.Go(b.fly) // the lane is theirs now
+		}
 		return f
 	}
 	e := &errand{txn: t, bound: by, answer: make(chan found, 1)}
@@ -98,31 +104,16 @@ func (b *batch) withdraw(e *errand) bool {
 	return i >= 0
 }
 
-// land gives up the lane of a caller's own request, to those who wait if there are any.
-func (b *batch) land() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.waiting) == 0 {
-		b.flying--
-		return
-	}
-	b.running.Go(b.fly)
-}
-
 // fly is a lane: it sends batch after batch until nobody waits.
 func (b *batch) fly() {
-	for {
-		runtime.Gosched() // callers that are about to join do so now: larger batches
-		errands := b.next()
-		if errands == nil {
-			return
-		}
+	for errands := b.next(); errands != nil; errands = b.next() {
 		b.carry(errands, found{})
 	}
 }
 
 // next takes the next batch; nil, and the lane is free, when nobody waits.
 func (b *batch) next() []*errand {
+	runtime.Gosched() // callers that are about to join do so now: larger batches
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n, weight := 0, 0

@@ -449,7 +449,7 @@ func TestBatchOnEtcd(t *testing.T) {
 		c.batch.mu.Lock()
 		c.batch.flying = 1
 		c.batch.mu.Unlock()
-		c.batch.land()
+		c.batch.running.Go(c.batch.fly)
 		running.Wait()
 		return kv.sent
 	}
@@ -510,7 +510,7 @@ func TestAnswerTooLarge(t *testing.T) {
 	b.mu.Lock()
 	b.flying = 1
 	b.mu.Unlock()
-	b.land()
+	b.running.Go(b.fly)
 	for range big {
 		r := receive(t, fails, soon)
 		require.NoError(t, r.Err)

@@ -16,10 +16,7 @@ const maxWatched = 1000
 // loose says that a request is out that got no answer, and so may still be applied.
 func (c *core) loose(s *session) {
 	l("a request is left without an answer", "lease", int64(s.id))
-	select {
-	case s.untidy <- struct{}{}:
-	default:
-	}
+	notify(s.untidy)
 }
 
 // janitor looks after what a session holds, until it is lost. Once per renewal interval it sees that nobody has taken
@@ -158,7 +155,7 @@ func (c *core) tidy(s *session) error {
 	for key := range listed {
 		name, _, _ := strings.Cut(key, waiting)
 		if ok, _ := c.seats.take(name); ok {
-			c.seats[name].settle()
+			c.seats[name].settling = true
 			remains = append(remains, name)
 		}
 	}

@@ -283,7 +283,7 @@ func (c *core) retire(h *hold) error {
 		}
 		return ErrNotHeld
 	}
-	c.seats[h.name].settle()
+	c.seats[h.name].settling = true
 	return nil
 }
 

@@ -181,7 +181,7 @@ func (c *core) lockWait(outer context.Context, name, value string, quit <-chan b
 			err = fmt.Errorf("%w: %w", LockDenied{name}, err)
 		}
 		c.mu.Lock()
-		c.seats[name].settle()
+		c.seats[name].settling = true
 		c.mu.Unlock()
 		c.tasks.start(func() { c.leave(h.s, name) })
 		return nil, err
@@ -337,13 +337,13 @@ func (c *core) wait(ctx context.Context, h *hold, q *queue, value string, v view
 // look reads a view. After an event, which has told of a deletion at that revision, any member that has come so far
 // will do, and no quorum is asked. The reading tells a lock that was handed over from a place that an outsider deleted.
 func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
+	var f found
 	if since > 0 {
-		f := c.batch.send(c.bound(ctx), txn{then: q.gets(clientv3.WithSerializable())})
-		if f.err == nil && f.resp.Header.Revision >= since {
-			return viewOf(f.resp), nil
-		}
+		f = c.batch.send(c.bound(ctx), txn{then: q.gets(clientv3.WithSerializable())})
 	}
-	f := c.batch.send(c.bound(ctx), txn{then: q.gets()})
+	if since == 0 || f.err != nil || f.resp.Header.Revision < since {
+		f = c.batch.send(c.bound(ctx), txn{then: q.gets()})
+	}
 	if f.err != nil {
 		return view{}, f.err
 	}

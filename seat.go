@@ -7,7 +7,7 @@ package locker
 // All fields are guarded by core.mu.
 type seat struct {
 	taken    bool
-	settling bool          // no holder has the seat, only clean-up
+	settling bool          // who has the seat does not hold, nor want, the lock any more: there is only clean-up
 	settled  chan struct{} // if not nil: closed when the clean-up is over
 	hold     *hold         // the lock, while it is ours
 	lost     *hold         // a lock that was lost, until its holder has been told
@@ -45,10 +45,7 @@ func (m seats) take(name string) (ok bool, settled <-chan struct{}) {
 	return ok, s.settled
 }
 
-// settle says that he who has the seat does not hold, nor want, the lock any more.
-func (s *seat) settle() { s.settling = true }
-
-// settledNow is the end of that.
+// settledNow is the end of settling.
 func (s *seat) settledNow() {
 	s.settling = false
 	if s.settled != nil {

@@ -89,7 +89,7 @@ func TestSeatIsKeptForALoss(t *testing.T) {
 
 // Lock fails at once where somebody holds; where only clean-up goes on, it waits for its end and no longer.
 func TestLockAndTheSeat(t *testing.T) {
-	settle := func(s *seat) { s.settle() }
+	settle := func(s *seat) { s.settling = true }
 	for _, c := range []struct {
 		name         string
 		prepare      func(*seat)
@@ -98,7 +98,7 @@ func TestLockAndTheSeat(t *testing.T) {
 		{"held", func(*seat) {}, false, false},
 		{"settling", settle, true, true},
 		{"settling, with a waiter before it", func(s *seat) {
-			s.settle()
+			s.settling = true
 			s.line = append(s.line, &waiter{turn: make(chan *hold, 1)})
 		}, true, false},
 	} {
@@ -137,7 +137,7 @@ func TestLockAndTheSeat(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			core, _ := newFakeCore(t, new(fakeKV))
 			core.seats.take("name")
-			core.seats.get("name").settle()
+			core.seats.get("name").settling = true
 			h, err := core.lock(within(100*ms), "name", "v", nil)
 			require.Nil(t, h)
 			require.ErrorContains(t, err, "no answer from etcd in time")

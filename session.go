@@ -272,9 +272,4 @@ func (s *session) note(ctx context.Context, err error) {
 }
 
 // hurry asks for a renewal now: it tells whether the lease still exists.
-func (s *session) hurry() {
-	select {
-	case s.kick <- struct{}{}:
-	default:
-	}
-}
+func (s *session) hurry() { notify(s.kick) }

@@ -1,6 +1,7 @@
 package locker
 
 import (
+	"cmp"
 	"errors"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -27,9 +28,7 @@ func (c *core) unlock(name string) error {
 	c.mu.Lock()
 	var h *hold
 	if s := c.seats[name]; s != nil {
-		if h = s.hold; h == nil {
-			h = s.lost
-		}
+		h = cmp.Or(s.hold, s.lost)
 	}
 	c.mu.Unlock()
 	if h == nil {
