@@ -22,7 +22,7 @@ const watchCheck = 10 * time.Second
 // Changes come in order. A lock handed from one holder to another with an equal value is no change. For a reader that
 // falls behind, values in between may be left out, but never the fact that the lock was free or changed hands
 // meanwhile; at most two values are kept for it. What happens while etcd can't be reached is told afterwards in the
-// same way.
+// same way. Where etcd has compacted that, a hand-over may be missed, but never that the lock was free.
 //
 // A value received on quit, close(quit), the end of the client's ctx, and Close end Watch with nil, also while nobody
 // receives from valueChanges. quit may be nil. Watch does not close valueChanges. It returns an error if etcd does not
@@ -96,65 +96,69 @@ func (b *backlog) told() {
 // observe sends the value of a key, and then its changes, to seen. Whatever interrupts it, it begins again, until ctx
 // ends.
 func (c *core) observe(ctx context.Context, name string, seen chan<- string) error {
-	var at int64 // the revision up to which seen was told; 0: nothing yet
+	var o observed
 	for {
-		err := c.observeOnce(ctx, name, seen, &at)
+		err := c.observeOnce(ctx, name, seen, &o)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && (at == 0 || !classify(err).passing):
+		case err != nil && (o.at == 0 || !classify(err).passing):
 			return err
 		}
 		sleep(ctx, maxPause)
 	}
 }
 
-func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string, at *int64) error {
+// observed is what was told of a key.
+type observed struct {
+	at  int64            // up to this revision; 0: nothing yet
+	kv  *mvccpb.KeyValue // the key as it was then
+	gap bool             // etcd has compacted what came next
+}
+
+func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string, o *observed) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	send := func(v string) {
+	tell := func(kv *mvccpb.KeyValue, at int64) {
+		o.kv, o.at = kv, at
 		select {
-		case seen <- v:
+		case seen <- valueOf(kv):
 		case <-ctx.Done():
 		}
 	}
-	// First the watch, then the reading: nothing falls between them.
 	by := c.bound(ctx)
-	changes, err := c.open(by, name)
-	if err != nil {
-		return err
-	}
 	kv, rev, err := c.read(by, name)
 	if err != nil {
 		return err
 	}
-	if *at > 0 && (kv.GetCreateRevision() > *at || rev < *at) {
-		send("") // it was free while nobody watched, or may have been: etcd was restored from a backup
+	restored := rev < o.at // from a backup
+	if o.at == 0 || o.gap || restored {
+		if o.at > 0 && kv.GetCreateRevision() > o.at || restored {
+			tell(nil, rev) // it was free while nobody watched, or may have been
+		}
+		tell(kv, rev)
+		o.gap = false
 	}
-	*at = rev
-	send(valueOf(kv))
-
+	changes, err := c.open(by, name, clientv3.WithRev(o.at+1))
+	if err != nil {
+		return err
+	}
 	check := time.NewTicker(watchCheck)
 	defer check.Stop()
 	for ctx.Err() == nil {
 		select {
 		case resp, ok := <-changes:
-			if resp.CompactRevision != 0 {
-				return nil
-			}
-			if !ok || resp.Err() != nil {
+			if o.gap = resp.CompactRevision != 0; o.gap || !ok || resp.Err() != nil {
 				return watchErr(resp)
 			}
 			for _, e := range resp.Events {
-				if e.Kv.ModRevision > *at {
-					if kv, *at = e.Kv, e.Kv.ModRevision; e.Type == clientv3.EventTypeDelete {
-						kv = nil
-					}
-					send(valueOf(kv))
+				if kv = e.Kv; e.Type == clientv3.EventTypeDelete {
+					kv = nil
 				}
+				tell(kv, e.Kv.ModRevision)
 			}
 		case <-check.C:
-			if is, _, err := c.read(c.bound(ctx), name); err == nil && is.GetModRevision() != kv.GetModRevision() {
+			if is, _, err := c.read(c.bound(ctx), name); err == nil && is.GetModRevision() != o.kv.GetModRevision() {
 				return nil
 			}
 		case <-ctx.Done():
@@ -172,8 +176,9 @@ const maxStreams = 8
 
 // open opens a watch, which then lives until the ctx of by ends. clientv3 waits for the server's answer, and puts all
 // watches with equal metadata on one stream, to one member. Where no answer comes, a stream with other metadata goes
-// to another member, this watch and later ones with it. So it does where a stream refuses what a reading is granted: its token has expired, or
-// is from before there were users, or its member has no leader. Its watches live on, but it takes no more.
+// to another member, this watch and later ones with it. So it does where a stream refuses what a reading is granted:
+// its token has expired, or is from before there were users, or its member has no leader. Its watches live on, but it
+// takes no more.
 //
 // They open one at a time, which clientv3 would see to anyway: two that are refused at the same moment leave a stream of
 // its in a deadlock (seen with v3.7.3), and its Close as well.

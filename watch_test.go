@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -290,12 +291,17 @@ func TestWatchWhenAuthIsSwitchedOn(t *testing.T) {
 	c, err := NewFromClient(context.Background(), cli, 5)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
+	c.usual.Store(int64(2 * time.Second)) // a busy machine is no silent member
 	before, _ := watching(c, "before", nil)
 	require.Equal(t, "", receive(t, before, soon))
+	mustLock(t, c, "before", "v", nil)
+	require.Equal(t, "v", receive(t, before, soon), "the watch is open")
 	_, err = etcd.AuthEnable(t.Context())
 	require.NoError(t, err)
 	after, _ := watching(c, "after", nil)
 	require.Equal(t, "", receive(t, after, soon))
+	mustLock(t, c, "after", "v", nil)
+	require.Equal(t, "v", receive(t, after, soon))
 	require.Zero(t, c.late.Load())
 	require.EqualValues(t, 1, c.stale.Load(), "one refusal is enough")
 }
@@ -339,16 +345,64 @@ func (w fakeWatcher) Watch(ctx context.Context, _ string, _ ...clientv3.OpOption
 func (fakeWatcher) RequestProgress(context.Context) error { return nil }
 func (fakeWatcher) Close() error                          { return nil }
 
-// A Watch that begins again on a cluster that was restored from a backup: its revisions are lower.
-func TestWatchAfterARestore(t *testing.T) {
+// A Watch that begins again tells what it has missed, as far back as etcd knows it; where that is compacted, or etcd was
+// restored from a backup, it tells what it can't rule out: that the lock was free.
+func TestWatchThatBeginsAgain(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
-	name := newName()
-	put(t, etcd, name, "v") // the key of another holder, after the restore
-	at := int64(1 << 40)    // what was told before: "v", created at 1<<40 - 10
-	seen := make(chan string)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go c.observeOnce(ctx, name, seen, &at)
-	require.Equal(t, "", receive(t, seen, soon), "it was free")
+	for name, begin := range map[string]struct {
+		changes []string
+		compact bool
+		ahead   int64
+		told    []string
+	}{
+		"nothing missed":         {told: nil},
+		"handed over and back":   {changes: []string{"other", "one"}, told: []string{"other", "one"}},
+		"freed":                  {changes: []string{""}, told: []string{""}},
+		"freed, compacted":       {changes: []string{""}, compact: true, told: []string{""}},
+		"taken anew":             {changes: []string{"", "one"}, told: []string{"", "one"}},
+		"taken anew, compacted":  {changes: []string{"", "one"}, compact: true, told: []string{"", "one"}},
+		"handed over, compacted": {changes: []string{"other", "third"}, compact: true, told: []string{"third"}},
+		"restored":               {ahead: 1 << 40, told: []string{"", "one"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			endpoints := etcdtest.New(t, etcdtest.Options{Members: 1}).Endpoints()
+			etcd := etcdtest.Connect(t, endpoints)
+			c, err := New(endpoints, 5, 60, context.Background())
+			require.NoError(t, err)
+			defer c.Close()
+			rev := put(t, etcd, "name", "one")
+			kv, _, err := c.read(within(soon), "name")
+			require.NoError(t, err)
+			o := &observed{at: rev + begin.ahead, kv: kv}
+			for _, value := range begin.changes {
+				if value == "" {
+					_, err := etcd.Delete(t.Context(), "name")
+					require.NoError(t, err)
+				} else {
+					put(t, etcd, "name", value)
+				}
+			}
+			rev = put(t, etcd, "another", "v")
+			if begin.compact {
+				_, err := etcd.Compact(t.Context(), rev, clientv3.WithCompactPhysical())
+				require.NoError(t, err)
+			}
+			seen := make(chan string)
+			ctx, cancel := context.WithCancel(t.Context())
+			var observer sync.WaitGroup
+			observer.Go(func() {
+				for ctx.Err() == nil {
+					c.observeOnce(ctx, "name", seen, o)
+				}
+			})
+			defer observer.Wait()
+			defer cancel()
+			for _, value := range begin.told {
+				require.Equal(t, value, receive(t, seen, soon))
+			}
+			put(t, etcd, "name", "last")
+			require.Equal(t, "last", receive(t, seen, soon), "nothing else was told before")
+		})
+	}
 }
