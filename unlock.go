@@ -99,17 +99,20 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 	plain := false  // delete, whoever waits
 	resent := false // what is found may be our own doing
 	for {
+		if next != nil && c.stray(h.s, h.name, next) {
+			plain = c.drop(by, next) != nil
+			next = nil
+		}
 		t := txn{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(h.name), "=", token)}}
-		stray := next != nil && c.stray(h.s, h.name, next)
 		switch {
 		case plain:
 			heir = nil
 			t.then = []clientv3.Op{clientv3.OpDelete(h.name)}
 		case next != nil:
 			t.cmps = append(t.cmps, clientv3.Compare(clientv3.ModRevision(string(next.Key)), "=", next.ModRevision))
-			t.then = []clientv3.Op{clientv3.OpDelete(string(next.Key))}
-			if !stray {
-				t.then = append(t.then, clientv3.OpPut(h.name, string(next.Value), clientv3.WithLease(clientv3.LeaseID(next.Lease))))
+			t.then = []clientv3.Op{
+				clientv3.OpDelete(string(next.Key)),
+				clientv3.OpPut(h.name, string(next.Value), clientv3.WithLease(clientv3.LeaseID(next.Lease))),
 			}
 		case heir != nil:
 			t.cmps = append(t.cmps, nobody(h.name))
@@ -121,11 +124,7 @@ func (c *core) release(by bound, h *hold, heir *waiter) (int64, error) {
 		f := c.batch.do(by, t)
 		resent = resent || f.resent
 		if f.err == nil && f.resp.Succeeded {
-			switch {
-			case stray:
-				next = nil
-				continue
-			case next == nil && heir != nil:
+			if next == nil && heir != nil {
 				return f.resp.Header.Revision, nil
 			}
 			return 0, nil
