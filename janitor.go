@@ -122,15 +122,6 @@ func (c *core) confirm(by bound, h *hold) int64 {
 // here but not listed was taken away; what is listed but has no seat here is left of a request without an answer.
 func (c *core) tidy(s *session) error {
 	by := bound{ctx: s.ctx, until: time.Now().Add(max(s.interval(), time.Second))}
-	var before []*hold
-	c.mu.Lock()
-	for _, seat := range c.seats {
-		if seat.hold != nil && seat.hold.s == s {
-			before = append(before, seat.hold)
-		}
-	}
-	c.mu.Unlock()
-
 	a := ask(by, c.wire, func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
 		resp, err := c.cli.TimeToLive(ctx, s.id, clientv3.WithAttachedKeys())
 		if err == nil && !c.seen((*pb.ResponseHeader)(resp.ResponseHeader)) {
@@ -145,13 +136,14 @@ func (c *core) tidy(s *session) error {
 	for _, key := range a.resp.Keys {
 		listed[string(key)] = true
 	}
-	each(before, func(h *hold) {
-		if !listed[h.name] && !h.over.Load() {
-			c.confirm(by, h)
-		}
-	})
+	var missing []*hold // or taken since, which etcd is asked about
 	var remains []string
 	c.mu.Lock()
+	for _, seat := range c.seats {
+		if h := seat.hold; h != nil && h.s == s && !listed[h.name] {
+			missing = append(missing, h)
+		}
+	}
 	for key := range listed {
 		name, _, _ := strings.Cut(key, waiting)
 		if ok, _ := c.seats.take(name); ok {
@@ -160,6 +152,7 @@ func (c *core) tidy(s *session) error {
 		}
 	}
 	c.mu.Unlock()
+	each(missing, func(h *hold) { c.confirm(by, h) })
 	each(remains, func(name string) {
 		for _, key := range []string{name, placeKey(int64(s.id), name)} {
 			if listed[key] {

@@ -29,17 +29,12 @@ const watchCheck = 10 * time.Second
 // answer within the client's timeout at the start, and later only for what will not heal, such as a right that was
 // withdrawn.
 func (c Client) Watch(name string, valueChanges chan<- string, quit <-chan bool) error {
-	err := c.checkName(name)
-	if err == nil && valueChanges == nil {
-		err = errors.New("nil channel for value changes")
+	if err := c.checkName(name); err != nil {
+		return told("watch lock", name, err)
 	}
-	if err == nil {
-		err = c.watch(name, valueChanges, quit)
+	if valueChanges == nil {
+		return told("watch lock", name, errors.New("nil channel for value changes"))
 	}
-	return told("watch lock", name, err)
-}
-
-func (c *core) watch(name string, valueChanges chan<- string, quit <-chan bool) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	seen := make(chan string)
 	failed := make(chan error, 1)
@@ -60,7 +55,7 @@ func (c *core) watch(name string, valueChanges chan<- string, quit <-chan bool) 
 		case out <- value:
 			b.told()
 		case err := <-failed:
-			return err
+			return told("watch lock", name, err)
 		case <-quit:
 			return nil
 		case <-c.ctx.Done():
