@@ -221,7 +221,7 @@ func TestClassify(t *testing.T) {
 // newFakeCore is a client of this fake, with a session that lives for an hour.
 func newFakeCore(t *testing.T, kv *fakeKV) (*core, *session) {
 	w := kv.newWire(t)
-	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, unbind: func() bool { return true }}
+	c := &core{wire: w, timeout: time.Second, ttl: time.Hour, seats: seats{}, queues: map[string]*queue{}, unbind: func() bool { return true }}
 	c.wireCtx, c.hangUp = context.WithCancelCause(t.Context())
 	c.ctx, c.cancel = context.WithCancelCause(c.wireCtx)
 	c.batch = &batch{wire: w, ctx: t.Context(), limit: maxOps}

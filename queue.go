@@ -224,14 +224,15 @@ func (c *core) seated(ctx context.Context, name, value string, quit <-chan bool)
 // stand takes the lock, with the seat, and stands in the line for it if it must. After an error leave must be called:
 // the line, or even the lock, may have been reached.
 func (c *core) stand(ctx context.Context, h *hold, value string) error {
+	by := c.bound(ctx)
 	for {
-		q, err := c.approach(ctx, h, value)
+		q, err := c.approach(by, h, value)
 		if err != nil || h.token > 0 {
 			return err
 		}
 		inner, cancel := context.WithCancel(ctx)
 		stop := context.AfterFunc(h.s.ctx, cancel) // the place goes with the session
-		v, err := c.enter(inner, h, q, value)
+		v, err := c.enter(bound{ctx: inner, until: by.until}, h, q, value)
 		entered := !errors.Is(err, rpctypes.ErrLeaseNotFound)
 		if err == nil && h.token == 0 {
 			err = c.wait(inner, h, q, value, v)
@@ -249,8 +250,7 @@ func (c *core) stand(ctx context.Context, h *hold, value string) error {
 }
 
 // approach tries to take the lock at once, where nothing says that it is contended, and else opens the queue.
-func (c *core) approach(ctx context.Context, h *hold, value string) (q *queue, err error) {
-	by := c.bound(ctx)
+func (c *core) approach(by bound, h *hold, value string) (q *queue, err error) {
 	c.mu.Lock()
 	contended := c.queues[h.name] != nil
 	c.mu.Unlock()
@@ -351,8 +351,8 @@ func (c *core) look(ctx context.Context, q *queue, since int64) (view, error) {
 }
 
 // enter takes the lock if it is free and nobody waits for it, and a place in the line else.
-func (c *core) enter(ctx context.Context, h *hold, q *queue, value string) (view, error) {
-	f := c.take(c.bound(ctx), h, txn{
+func (c *core) enter(by bound, h *hold, q *queue, value string) (view, error) {
+	f := c.take(by, h, txn{
 		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(q.name), "=", 0), nobody(q.name)},
 		then: []clientv3.Op{clientv3.OpPut(q.name, value, clientv3.WithLease(h.s.id))},
 		els:  append([]clientv3.Op{clientv3.OpPut(q.key, value, clientv3.WithLease(h.s.id))}, q.gets()...),

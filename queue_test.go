@@ -7,11 +7,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 )
@@ -663,6 +665,28 @@ type sender func(ctx context.Context, reply any) error
 
 // tap is called for each request of a client, and passes it on to send, or not.
 type tap func(ctx context.Context, req, reply any, send sender) error
+
+// LockWait has one timeout for all that it asks before it stands in the line.
+func TestLineThatIsNotReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kv fakeKV
+		c, _ := newFakeCore(t, &kv)
+		kv.keys["name"] = &mvccpb.KeyValue{Key: []byte("name"), Lease: 1, ModRevision: 1, CreateRevision: 1} // somebody else's
+		kv.script = func(ctx context.Context, n int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+			if n == 1 { // is it free?
+				return kv.apply(req), nil
+			}
+			return never[*pb.TxnResponse](ctx)
+		}
+		c.cli.Watcher = fakeWatcher(func(context.Context) bool { time.Sleep(200 * ms); return true })
+		start := time.Now()
+		r := Client{c}.LockWait(t.Context(), "name", "v", nil)
+		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+		require.Equal(t, c.timeout, time.Since(start))
+		kv.script = nil
+		require.NoError(t, c.close())
+	})
+}
 
 // watchTap is called for each answer to a watch, before the client sees it.
 type watchTap func(key string, resp *clientv3.WatchResponse)

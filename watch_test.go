@@ -311,7 +311,7 @@ func TestRefusedWatchIsNotAskedForAtFullSpeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := newFakeCore(t, &fakeKV{})
 		asked := 0
-		c.cli.Watcher = fakeWatcher(func(context.Context) { asked++ })
+		c.cli.Watcher = fakeWatcher(func(context.Context) bool { asked++; return false })
 		_, err := c.open(within(2*time.Second), "name")
 		require.Error(t, err)
 		require.InDelta(t, 2*time.Second/firstPause, asked, 1)
@@ -324,7 +324,7 @@ func TestSilentStreamIsGivenUp(t *testing.T) {
 	for within, want := range map[time.Duration]int64{maxPause - 1: 0, maxPause: 1, 2 * maxPause: 1, 4 * maxPause: 2} {
 		synctest.Test(t, func(t *testing.T) {
 			c, _ := newFakeCore(t, &fakeKV{})
-			c.cli.Watcher = fakeWatcher(func(ctx context.Context) { <-ctx.Done() })
+			c.cli.Watcher = fakeWatcher(func(ctx context.Context) bool { <-ctx.Done(); return false })
 			_, err := c.open(bound{ctx: t.Context(), until: time.Now().Add(within)}, "name")
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			require.Equal(t, want, c.late.Load(), within)
@@ -332,14 +332,18 @@ func TestSilentStreamIsGivenUp(t *testing.T) {
 	}
 }
 
-// fakeWatcher refuses every watch when it returns.
-type fakeWatcher func(ctx context.Context)
+// fakeWatcher opens or refuses a watch when it returns. Nothing is to be seen there.
+type fakeWatcher func(ctx context.Context) (open bool)
 
 func (w fakeWatcher) Watch(ctx context.Context, _ string, _ ...clientv3.OpOption) clientv3.WatchChan {
-	w(ctx)
-	ended := make(chan clientv3.WatchResponse)
-	close(ended)
-	return ended
+	changes := make(chan clientv3.WatchResponse, 1)
+	if w(ctx) {
+		changes <- clientv3.WatchResponse{Created: true}
+		context.AfterFunc(ctx, func() { close(changes) })
+	} else {
+		close(changes)
+	}
+	return changes
 }
 
 func (fakeWatcher) RequestProgress(context.Context) error { return nil }
