@@ -19,8 +19,8 @@ const (
 	// grace is what a call may take beyond the client's timeout, and prompt beyond its ctx.
 	grace  = 500 * time.Millisecond
 	prompt = 100 * time.Millisecond
-	// checkTimeout bounds porcupine's search for one name.
-	checkTimeout = 30 * time.Second
+	// checkTimeout bounds porcupine's search for one name, and with it the memory for what it has seen: some 400 MB a second.
+	checkTimeout = 10 * time.Second
 )
 
 // violation is a rule that was broken.
