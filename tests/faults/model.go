@@ -76,6 +76,7 @@ func (j *judgement) story(name string) (ops []porcupine.Operation) {
 	if current != nil && current.endTo != endless {
 		add(current.client(), step{kind: finish, token: current.token}, current.endFrom, current.endTo)
 	}
+	ops = inOrder(ops)
 	for _, op := range j.byName[name] {
 		switch {
 		case j.c.subject != ours || op.ret == 0: // what mutexes that gave up leave behind, nobody knows
@@ -86,6 +87,23 @@ func (j *judgement) story(name string) (ops []porcupine.Operation) {
 		}
 	}
 	return ops
+}
+
+// inOrder narrows the times of the changes of a lock, which come in the order of their tokens: none happened before the
+// one that it follows, nor after the one that follows it. Else a waiter of a long line might have been the next at any
+// time, and to rule that out takes a search without end. Where no times are left, something is wrong, and they stay.
+func inOrder(changes []porcupine.Operation) []porcupine.Operation {
+	narrow := slices.Clone(changes)
+	for i := 1; i < len(narrow); i++ {
+		narrow[i].Call = max(narrow[i].Call, narrow[i-1].Call)
+	}
+	for i := len(narrow) - 2; i >= 0; i-- {
+		narrow[i].Return = min(narrow[i].Return, narrow[i+1].Return)
+	}
+	if slices.ContainsFunc(narrow, func(op porcupine.Operation) bool { return op.Return < op.Call }) {
+		return changes
+	}
+	return narrow
 }
 
 // busy says whether a Lock may have been refused because another goroutine of its process was about to take that lock,

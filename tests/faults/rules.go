@@ -1,10 +1,11 @@
 package main
 
 import (
+	"os"
+
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -316,24 +317,49 @@ func (j *judgement) closedByClose() {
 
 // watchesTellTheTruth: in order, nothing that was not, every time that the lock was free, and the end.
 func (j *judgement) watchesTellTheTruth() {
+	where := map[string]map[string][]int{} // of a value among the events of a name
+	for name, events := range j.events {
+		where[name] = map[string][]int{}
+		for n, e := range events {
+			where[name][e.value] = append(where[name][e.value], n)
+		}
+	}
 	for _, op := range j.c.history.ops {
 		if !op.watches() {
 			continue
 		}
-		var at int64
+		after := func(value string, n int) []int {
+			all := where[op.name][value]
+			i, _ := slices.BinarySearch(all, n+1)
+			return all[i:]
+		}
+		at := []int{-1} // where it may be: a request that was sent twice may have put one value twice
 		for i, value := range op.told {
 			if i == 0 && value == "" {
 				continue // it was free from the beginning, perhaps before the first event
 			}
-			n := slices.IndexFunc(j.events[op.name], func(e event) bool { return e.rev > at && e.value == value })
-			if n < 0 {
-				j.violate("watch out of order", op.name, op.ret, "p%d was told %q after revision %d", op.by.number, value, at)
+			candidates := after(value, at[0])
+			if len(candidates) == 0 {
+				j.violate("watch out of order", op.name, op.ret, "p%d was told %q after event %d", op.by.number, value, at[0])
 				break
 			}
-			if i > 0 && op.told[i-1] != "" && slices.ContainsFunc(j.events[op.name][:n], func(e event) bool { return e.rev > at && e.value == "" }) {
-				j.violate("watch hid that it was free", op.name, op.ret, "p%d was told %q after revision %d, and nothing in between", op.by.number, value, at)
+			var next []int
+			for _, n := range candidates {
+				if slices.ContainsFunc(at, func(p int) bool {
+					free := after("", p)
+					return p < n && (i == 0 || op.told[i-1] == "" || len(free) == 0 || free[0] >= n)
+				}) {
+					next = append(next, n)
+				}
+				if value == "" && len(next) > 0 {
+					break // the first is as good as any
+				}
 			}
-			at = j.events[op.name][n].rev
+			if len(next) == 0 {
+				j.violate("watch hid that it was free", op.name, op.ret, "p%d was told %q after event %d, and nothing in between", op.by.number, value, at[0])
+				next = candidates[:1]
+			}
+			at = next
 		}
 		if op.what == "watch to the end" && op.outcome == ok && (len(op.told) == 0 || op.told[len(op.told)-1] != "") {
 			j.violate("watch left behind", op.name, op.ret, "p%d was not told of the end; last told: %q", op.by.number, op.told[max(0, len(op.told)-1):])

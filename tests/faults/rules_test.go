@@ -345,6 +345,23 @@ func TestRules(t *testing.T) {
 				s.history.add(a, record{Kind: told, Op: op, Value: v})
 			}
 		}, []string{"watch hid that it was free"}},
+		{"a watch that may mean the second of two", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.fault(quorumLost, 0, 100)
+			s.did(a, "lock", 50, 310, record{Value: "v", Outcome: failed}) // sent twice
+			s.etcd(100, 10, "v")
+			s.etcd(150, 11, "")
+			s.etcd(300, 12, "v")
+			s.etcd(350, 13, "w")
+			s.did(b, "wait", 300, 360, record{Value: "w", Outcome: ok, Token: 13, Until: at(5000)})
+			s.etcd(390, 14, "")
+			s.did(b, "unlock", 380, 400, record{Of: 2, Outcome: ok})
+			s.over(b, 2, 380, false)
+			op := s.did(a, "watch", 200, 500, record{From: at(500), Outcome: ok})
+			for _, v := range []string{"", "v", "w", ""} {
+				s.history.add(a, record{Kind: told, Op: op, Value: v})
+			}
+		}, nil},
 		{"a watch that misses the end", func(s *scene) {
 			a := s.client()
 			s.gave(a, 100, 200, 10)
@@ -412,6 +429,24 @@ func TestRules(t *testing.T) {
 			require.Equal(t, slices.ContainsFunc(j.violations, func(v violation) bool { return v.name != "" }), len(pictures) == 1)
 		})
 	}
+}
+
+// Each of a long line may have been the next, for all that its call says: porcupine must not have to try them all.
+func TestLongLine(t *testing.T) {
+	s := newScene()
+	for i := range 100 {
+		by, token, from := s.client(), int64(2*i+10), 1000+100*i
+		value := fmt.Sprint("v", token)
+		s.etcd(from, token, value)
+		op := s.did(by, "wait", 500-i, from+10, record{Value: value, Outcome: ok, Token: token, Until: at(60_000)})
+		s.did(by, "get", from-2000, from+2000, record{Value: value, Outcome: ok})
+		s.etcd(from+50, token+1, "")
+		s.did(by, "unlock", from+40, from+60, record{Of: op, Outcome: ok})
+		s.over(by, op, from+40, false)
+	}
+	j := judge(s.campaign)
+	require.Empty(t, j.violations)
+	require.Empty(t, j.undecided)
 }
 
 // The schedule is the seed's, and has everything in it.
