@@ -121,7 +121,16 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 		case <-ctx.Done():
 		}
 	}
+	var from []clientv3.OpOption // the present: a watch that starts in the past is served only every 100 ms
+	if o.at > 0 && !o.gap {
+		from = append(from, clientv3.WithRev(o.at+1))
+	}
+	// First the watch, then the reading: nothing falls between them.
 	by := c.bound(ctx)
+	changes, err := c.open(by, name, from...)
+	if err != nil {
+		return err
+	}
 	kv, rev, err := c.read(by, name)
 	if err != nil {
 		return err
@@ -134,9 +143,8 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 		tell(kv, rev)
 		o.gap = false
 	}
-	changes, err := c.open(by, name, clientv3.WithRev(o.at+1))
-	if err != nil {
-		return err
+	if restored {
+		return nil // this watch waits for a revision that is far ahead
 	}
 	check := time.NewTicker(watchCheck)
 	defer check.Stop()
@@ -147,10 +155,12 @@ func (c *core) observeOnce(ctx context.Context, name string, seen chan<- string,
 				return watchErr(resp)
 			}
 			for _, e := range resp.Events {
-				if kv = e.Kv; e.Type == clientv3.EventTypeDelete {
-					kv = nil
+				if e.Kv.ModRevision > o.at {
+					if kv = e.Kv; e.Type == clientv3.EventTypeDelete {
+						kv = nil
+					}
+					tell(kv, e.Kv.ModRevision)
 				}
-				tell(kv, e.Kv.ModRevision)
 			}
 		case <-check.C:
 			if is, _, err := c.read(c.bound(ctx), name); err == nil && is.GetModRevision() != o.kv.GetModRevision() {
