@@ -415,12 +415,42 @@ func (j *judgement) draw(dir string) error {
 			continue
 		}
 		drawn[v.name] = true
-		path := filepath.Join(dir, fmt.Sprintf("%s-%d-%s.html", j.c.subject, j.c.seed, filepath.Base(v.name)))
-		if err := j.picture(v.name, path); err != nil {
+		path := filepath.Join(dir, fmt.Sprintf("%s-%d-%s", j.c.subject, j.c.seed, filepath.Base(v.name)))
+		if err := errors.Join(j.picture(v.name, path+".html"), j.write(v.name, path+".txt")); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		fmt.Println("picture:", path)
+		fmt.Println("picture:", path+".html, and what was told:", path+".txt")
 	}
 	return errors.Join(errs...)
+}
+
+// write tells all that is known of a name, in the order of time: what its clients did, when they last believed in their
+// holds, and what etcd told.
+func (j *judgement) write(name, path string) error {
+	type line struct {
+		at   instant
+		text string
+	}
+	var lines []line
+	add := func(at instant, format string, args ...any) {
+		lines = append(lines, line{at, fmt.Sprintf("%.6f ", time.Duration(at).Seconds()) + fmt.Sprintf(format, args...)})
+	}
+	for _, op := range j.byName[name] {
+		add(op.call, "p%d %s, until %.6f: %s, value %q, token %d, %s", op.by.number, op.what, time.Duration(op.ret).Seconds(),
+			op.outcome, op.value, op.token, op.err)
+	}
+	for _, h := range j.holds[name] {
+		add(h.last, "p%d last believed in token %d; not from %.6f on, done %.6f, lost: %v", h.by.number, h.token,
+			time.Duration(h.end).Seconds(), time.Duration(h.done).Seconds(), h.lost)
+	}
+	for _, e := range j.events[name] {
+		add(e.seen, "etcd: revision %d, value %q, lease %x", e.rev, e.value, e.lease)
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.at, b.at) })
+	var text strings.Builder
+	for _, l := range lines {
+		text.WriteString(l.text + "\n")
+	}
+	return os.WriteFile(path, []byte(text.String()), 0o644)
 }

@@ -426,7 +426,7 @@ func TestRules(t *testing.T) {
 			require.NoError(t, j.draw(dir))
 			pictures, err := os.ReadDir(dir)
 			require.NoError(t, err)
-			require.Equal(t, slices.ContainsFunc(j.violations, func(v violation) bool { return v.name != "" }), len(pictures) == 1)
+			require.Equal(t, slices.ContainsFunc(j.violations, func(v violation) bool { return v.name != "" }), len(pictures) == 2)
 		})
 	}
 }
