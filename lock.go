@@ -269,6 +269,9 @@ func (c *core) loseLocked(h *hold) {
 // caller must give the key back. mu is held.
 func (c *core) retire(h *hold) error {
 	c.unlisten(h)
+	if h.s.ctx.Err() != nil { // Held knows it already; sessionOver is about to
+		c.loseLocked(h)
+	}
 	if h.lost {
 		h.lost = false
 		if s := c.seats[h.name]; s != nil && s.lost == h {

@@ -398,6 +398,21 @@ func TestUnlockAfterTheDeadline(t *testing.T) {
 	<-h.done
 }
 
+// Held is false from the moment at which a session ends; all that ends with it is told a little later. What is given back
+// between the two was lost: nothing is sent, which could let another have the lock at once.
+func TestUnlockAtTheEndOfASession(t *testing.T) {
+	var kv fakeKV
+	c, s := newFakeCore(t, &kv)
+	h := c.begin(&hold{s: s, name: "name", token: 1}, nil)
+	s.end(rpctypes.ErrLeaseNotFound)
+	require.False(t, h.held())
+	require.ErrorIs(t, c.unlock("name"), ErrLost)
+	require.Empty(t, kv.sent)
+	<-h.done
+	s.gone(s)
+	require.ErrorIs(t, c.unlock("name"), ErrNotHeld)
+}
+
 // A session ends at once, whatever it is about to do, and waits for its stream.
 func TestEndOfASession(t *testing.T) {
 	frozen := &fakeLeases{grant: func(ctx context.Context, _ int) (*pb.LeaseGrantResponse, error) {

@@ -107,10 +107,16 @@ func inOrder(changes []porcupine.Operation) []porcupine.Operation {
 }
 
 // busy says whether a Lock may have been refused because another goroutine of its process was about to take that lock,
-// or to give it back: it cannot know yet what will come of that.
+// or to give it back: it cannot know yet what will come of that. Or another has it, and does not know yet that somebody
+// has taken it away.
 func (j *judgement) busy(op *operation) bool {
 	if op.reads() {
 		return false
+	}
+	if slices.ContainsFunc(j.holds[op.name], func(h *hold) bool {
+		return h.by == op.by && h.call <= op.ret && (h.end == 0 || h.end >= op.call)
+	}) {
+		return true
 	}
 	return slices.ContainsFunc(j.byName[op.name], func(o *operation) bool {
 		end := o.ret

@@ -202,6 +202,14 @@ func TestRules(t *testing.T) {
 			s.did(b, "lock", 260, 270, record{Value: "w", Outcome: denied})
 			s.etcd(300, 11, "")
 		}, nil},
+		{"refused for a lock that was taken away", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.fault(keyDeleted, 199, 201).token = 10
+			s.etcd(200, 11, "")
+			s.did(a, "lock", 500, 501, record{Value: "v", Outcome: denied})
+			s.over(a, op, 900, true)
+		}, nil},
 		{"read what was not", func(s *scene) {
 			a := s.client()
 			s.gave(a, 100, 200, 10)
