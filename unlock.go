@@ -15,6 +15,9 @@ import (
 // answers ErrLost when the lock had gone before. If etcd does not answer within the client's timeout, the lock counts
 // as not held, the error says why, and the release is finished in the background.
 //
+// The name is all that it goes by: a goroutine whose lock was lost, and that calls it after another goroutine of this
+// client has taken the lock, gives back that one. A quit channel of one's own, and Do, end just the hold they belong to.
+//
 // The quit channel of the Lock may be given, as in the fork that this API comes from; it is not used, and may be nil.
 func (c Client) Unlock(name string, quit chan<- bool) error {
 	err := c.checkName(name)
