@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -670,10 +671,11 @@ type tap func(ctx context.Context, req, reply any, send sender) error
 func TestLineThatIsNotReached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var kv fakeKV
+		var back atomic.Bool
 		c, _ := newFakeCore(t, &kv)
 		kv.keys["name"] = &mvccpb.KeyValue{Key: []byte("name"), Lease: 1, ModRevision: 1, CreateRevision: 1} // somebody else's
 		kv.script = func(ctx context.Context, n int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
-			if n == 1 { // is it free?
+			if n == 1 || back.Load() { // the first asks whether it is free
 				return kv.apply(req), nil
 			}
 			return never[*pb.TxnResponse](ctx)
@@ -683,7 +685,7 @@ func TestLineThatIsNotReached(t *testing.T) {
 		r := Client{c}.LockWait(t.Context(), "name", "v", nil)
 		require.ErrorIs(t, r.Err, context.DeadlineExceeded)
 		require.Equal(t, c.timeout, time.Since(start))
-		kv.script = nil
+		back.Store(true)
 		require.NoError(t, c.close())
 	})
 }
