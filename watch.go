@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 )
@@ -217,14 +218,16 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 			return nil, context.Cause(by.ctx)
 		}
 		left = time.Until(by.until)
-		if left > 0 && classify(fault).passing {
-			// A watch does not tell why it does not open; a reading does.
+		if left > 0 && (classify(fault).passing || errors.Is(fault, rpctypes.ErrPermissionDenied)) {
+			// A watch does not tell why it does not open, and etcd 3.4 speaks of a right where a token is missing; a reading
+			// tells.
 			_, _, err := c.read(bound{ctx: by.ctx, until: time.Now().Add(min(wait, left))}, key)
 			switch {
 			case err != nil:
 				fault = err
 			case answered: // what is refused is this stream, for its token or its member
 				c.stale.CompareAndSwap(stale, stale+1)
+				fault = fmt.Errorf("a watch is refused, though a reading is not: %v", fault)
 			}
 			sleep(by.ctx, firstPause)
 		}
