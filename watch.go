@@ -227,6 +227,7 @@ func (c *core) open(by bound, key string, opts ...clientv3.OpOption) (clientv3.W
 				fault = err
 			case answered: // what is refused is this stream, for its token or its member
 				c.stale.CompareAndSwap(stale, stale+1)
+				// Not %w: no right is missing, whatever the watch said, and another try is worth it.
 				fault = fmt.Errorf("a watch is refused, though a reading is not: %v", fault)
 			}
 			sleep(by.ctx, firstPause)
