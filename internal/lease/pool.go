@@ -1,0 +1,134 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/PumpkinSeed/locker/internal/hedge"
+	"github.com/PumpkinSeed/locker/internal/syncutil"
+)
+
+// MaxHolds is how many locks are attached to one lease: etcd deletes the keys of an expired lease in one go, and
+// answers nobody meanwhile.
+const MaxHolds = 10_000
+
+// Config says what a Pool needs.
+type Config struct {
+	Conn    *hedge.Conn
+	Client  pb.LeaseClient
+	TTL     time.Duration
+	Timeout time.Duration // of a grant
+	Log     *slog.Logger
+
+	Open context.Context // the Pool grants no lease after its end
+	Live context.Context // leases are renewed until its end
+
+	Attend func(*Lease) // runs in a goroutine of its own beside every lease, until that is lost
+	OnLost func(*Lease) // called when a lease is lost, perhaps more than once
+}
+
+// A Pool has the leases of one client: as many as its locks need, mostly one.
+type Pool struct {
+	Config
+	running sync.WaitGroup // two goroutines for each lease
+
+	mu     sync.Mutex
+	leases []*Lease // guarded by mu; those that are not lost
+}
+
+// NewPool returns a Pool without a lease.
+func NewPool(c Config) *Pool { return &Pool{Config: c} }
+
+// Get returns a lease for one more lock. It waits for etcd only where a new one must be granted.
+func (p *Pool) Get(limit hedge.Limit) (*Lease, error) {
+	for {
+		l := p.pick()
+		if l == nil {
+			return nil, context.Cause(p.Open)
+		}
+		if syncutil.Closed(l.granted) {
+			return l, nil
+		}
+		err := l.awaitGrant(limit)
+		if !errors.Is(err, errGrantedTooLate) {
+			return l, err
+		}
+	}
+}
+
+// pick returns the first lease that has room, or starts a new one. It returns nil when the Pool is closed.
+func (p *Pool) pick() *Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.leases {
+		if l.Holds.Load() < MaxHolds && l.ctx.Err() == nil && !l.expired() {
+			return l
+		}
+	}
+	if p.Open.Err() != nil {
+		return nil
+	}
+	l := newLease(p.Live, p.Conn, p.Client, p.TTL, p.Log, p.lost)
+	p.leases = append(p.leases, l)
+	p.running.Go(func() { l.run(p.Timeout) })
+	p.running.Go(func() { p.Attend(l) })
+	return l
+}
+
+// expired reports whether the deadline of a granted lease has passed, which its watchdog may not have noticed yet.
+func (l *Lease) expired() bool { return syncutil.Closed(l.granted) && l.deadline.passed() }
+
+// errGrantedTooLate says that a lease was granted, but so late that another is needed.
+var errGrantedTooLate = errors.New("the lease was granted too late")
+
+func (l *Lease) awaitGrant(limit hedge.Limit) error {
+	ctx, cancel := limit.Context()
+	defer cancel()
+	select {
+	case <-l.granted:
+		return nil
+	case <-l.ctx.Done():
+		if errors.Is(l.Err(), hedge.ErrTooLate) && ctx.Err() == nil {
+			return errGrantedTooLate
+		}
+		return l.Err()
+	case <-ctx.Done():
+		return hedge.Cause(ctx, l.Err())
+	}
+}
+
+// Owns reports whether id is the ID of a lease of this client that lives, or that of l. The keys of a lease that has ended
+// are those of a stranger, from that very moment.
+func (p *Pool) Owns(l *Lease, id int64) bool {
+	if id == int64(l.ID) {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.leases, func(o *Lease) bool { return int64(o.ID) == id && o.ctx.Err() == nil && !o.expired() })
+}
+
+// All returns the leases that are not lost.
+func (p *Pool) All() []*Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.leases)
+}
+
+// Wait blocks until the goroutines of all leases have returned. The leases must be lost before, and Open at its end.
+func (p *Pool) Wait() { p.running.Wait() }
+
+// lost takes a lease out of the Pool first, and tells of its loss then: in between, its keys must already count as
+// those of a stranger.
+func (p *Pool) lost(l *Lease) {
+	p.mu.Lock()
+	p.leases = slices.DeleteFunc(p.leases, func(o *Lease) bool { return o == l })
+	p.mu.Unlock()
+	p.OnLost(l)
+}
