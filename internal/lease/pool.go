@@ -14,7 +14,7 @@ import (
 	"github.com/PumpkinSeed/locker/internal/syncutil"
 )
 
-// MaxHolds is how many locks are attached to one lease: etcd deletes the keys of an expired lease in one go, and
+// MaxHolds is how many locks are attached to one lease at most: etcd deletes the keys of an expired lease in one step, and
 // answers nobody meanwhile.
 const MaxHolds = 10_000
 
@@ -33,13 +33,13 @@ type Config struct {
 	OnLost func(*Lease) // called when a lease is lost, perhaps more than once
 }
 
-// A Pool has the leases of one client: as many as its locks need, mostly one.
+// A Pool has the leases of one client: as many as its locks need, which is one for most clients.
 type Pool struct {
 	Config
 	running sync.WaitGroup // two goroutines for each lease
 
-	mu     sync.Mutex
-	leases []*Lease // guarded by mu; those that are not lost
+	mu     sync.Mutex // guards leases; not held while Attend or OnLost is called
+	leases []*Lease   // those that are not lost
 }
 
 // NewPool returns a Pool without a lease.
@@ -84,7 +84,7 @@ func (p *Pool) pick() *Lease {
 // expired reports whether the deadline of a granted lease has passed, which its watchdog may not have noticed yet.
 func (l *Lease) expired() bool { return syncutil.Closed(l.granted) && l.deadline.passed() }
 
-// errGrantedTooLate says that a lease was granted, but so late that another is needed.
+// errGrantedTooLate is the error of a lease that was granted, but so late that another one is needed.
 var errGrantedTooLate = errors.New("the lease was granted too late")
 
 func (l *Lease) awaitGrant(limit hedge.Limit) error {
@@ -124,8 +124,8 @@ func (p *Pool) All() []*Lease {
 // Wait blocks until the goroutines of all leases have returned. The leases must be lost before, and Open at its end.
 func (p *Pool) Wait() { p.running.Wait() }
 
-// lost takes a lease out of the Pool first, and tells of its loss then: in between, its keys must already count as
-// those of a stranger.
+// lost removes a lease from the Pool first, and reports its loss then. When a holder learns of the loss, nobody may take
+// the key of the lock for one of this client any more.
 func (p *Pool) lost(l *Lease) {
 	p.mu.Lock()
 	p.leases = slices.DeleteFunc(p.leases, func(o *Lease) bool { return o == l })
