@@ -1,0 +1,122 @@
+package holds
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/PumpkinSeed/locker/internal/syncutil"
+)
+
+// Held is right at the deadline of the lease though no goroutine has noticed it, and tells the loss itself.
+func TestHeld_AtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		require.True(t, h.Held())
+		f.lease.Suspend(1)
+		require.False(t, syncutil.Closed(f.lease.Lost()), "nobody has looked")
+		require.False(t, h.Held())
+		require.True(t, syncutil.Closed(f.lease.Lost()))
+	})
+}
+
+// A process that was suspended for longer than the TTL may give back a lock first of all. It is told of the loss.
+func TestEnd_AfterTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		f.lease.Suspend(1)
+		require.Equal(t, WasLost, f.End(h))
+		require.True(t, syncutil.Closed(h.Done()))
+		f.LoseAll(f.lease)
+		require.Equal(t, WasEnded, f.End(h))
+		f.empty(t)
+	})
+}
+
+// A lease ends before the Table hears of it. What is given back between the two was lost.
+func TestEnd_LeaseLostAMomentAgo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		f.lease.Lose(errors.New("cause")) // without a LoseAll
+		require.False(t, h.Held())
+		require.False(t, syncutil.Closed(h.Done()))
+		require.Equal(t, WasLost, f.End(h))
+		require.True(t, syncutil.Closed(h.Done()))
+		f.LoseAll(f.lease)
+		require.Equal(t, WasEnded, f.End(h))
+		f.empty(t)
+	})
+}
+
+// A hold that was ended by the client's end says so.
+func TestEnd_WhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		f.close()
+		require.Equal(t, []*Hold{h}, f.EndAll())
+		require.Equal(t, WasClosing, f.End(h))
+	})
+}
+
+// A hold that begins while the client closes gets no listener and no watch, for the client's end would wait for them. It
+// ends with its lease.
+func TestBegin_WhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.reserve(t, name)
+		f.close()
+		h := f.Begin(f.grant(name), make(chan bool))
+		_, quits := f.Size()
+		require.Zero(t, quits)
+		left := f.StartWatches(f.lease, func(ctx context.Context, _ *Hold) bool {
+			require.Error(t, ctx.Err(), "a watch ends as it begins")
+			return true
+		})
+		require.Zero(t, left)
+		ended := make(chan struct{})
+		go func() { f.tasks.Wait(); close(ended) }()
+		synctest.Wait()
+		require.True(t, syncutil.Closed(ended))
+		f.LoseAll(f.lease)
+		require.True(t, syncutil.Closed(h.Done()))
+	})
+}
+
+// A hold is watched from the first call that has room for it until it ends.
+func TestStartWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		a, b := f.hold(t, "a", nil), f.hold(t, "b", nil)
+		room := 1
+		watched := map[*Hold]context.Context{}
+		start := func(ctx context.Context, h *Hold) bool {
+			if room == 0 {
+				return false
+			}
+			room--
+			require.NotContains(t, watched, h, "it is watched already")
+			watched[h] = ctx
+			return true
+		}
+		require.Equal(t, 1, f.StartWatches(f.lease, start))
+		require.Equal(t, 1, f.StartWatches(f.lease, start))
+		room = 1
+		require.Zero(t, f.StartWatches(f.lease, start))
+		require.Len(t, watched, 2)
+		require.NoError(t, watched[a].Err())
+		require.Equal(t, Ended, f.End(a))
+		require.Error(t, watched[a].Err())
+		require.NoError(t, watched[b].Err())
+		f.Lose(b)
+		require.Error(t, watched[b].Err())
+		time.Sleep(ms)
+	})
+}

@@ -1,0 +1,366 @@
+package holds
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/PumpkinSeed/locker/internal/syncutil"
+)
+
+// into brings a name from free into a state.
+func (f *fixture) into(t *testing.T, s state) (h *Hold) {
+	t.Helper()
+	switch s {
+	case reserved:
+		f.reserve(t, name)
+	case held:
+		h = f.hold(t, name, nil)
+	case cleaning:
+		f.reserve(t, name)
+		f.StartCleanUp(name)
+	}
+	got, _ := f.stateOf(name)
+	require.Equal(t, s, got)
+	return h
+}
+
+// All legal transitions of a name, with and without a goroutine that waits for it. A waiter that is there must get its
+// turn in those transitions that pass the name on, and in no other.
+func TestTable_Transitions(t *testing.T) {
+	for _, c := range []struct {
+		what     string
+		from, to state
+		passesOn bool // to a waiter, if there is one; the name is reserved then
+		do       func(t *testing.T, f *fixture, h *Hold)
+	}{
+		{"TryReserve", free, reserved, false, func(t *testing.T, f *fixture, _ *Hold) {
+			ok, cleaned := f.TryReserve(name)
+			require.True(t, ok)
+			require.Nil(t, cleaned)
+		}},
+		{"TryReserve", reserved, reserved, false, func(t *testing.T, f *fixture, _ *Hold) {
+			ok, cleaned := f.TryReserve(name)
+			require.False(t, ok)
+			require.Nil(t, cleaned, "there is nothing to wait for")
+		}},
+		{"TryReserve", held, held, false, func(t *testing.T, f *fixture, _ *Hold) {
+			ok, cleaned := f.TryReserve(name)
+			require.False(t, ok)
+			require.Nil(t, cleaned, "there is nothing to wait for")
+		}},
+		{"TryReserve", cleaning, cleaning, false, func(t *testing.T, f *fixture, _ *Hold) {
+			ok, cleaned := f.TryReserve(name)
+			require.False(t, ok)
+			require.NotNil(t, cleaned)
+			_, again := f.TryReserve(name)
+			require.Equal(t, cleaned, again, "all wait for the same end")
+			require.False(t, syncutil.Closed(cleaned))
+		}},
+		{"Reserve", free, reserved, false, func(t *testing.T, f *fixture, _ *Hold) {
+			h, ok := f.Reserve(t.Context(), name, "v", nil)
+			require.True(t, ok)
+			require.Nil(t, h)
+		}},
+		{"ReserveForCleanUp", free, cleaning, false, func(t *testing.T, f *fixture, _ *Hold) {
+			require.Equal(t, []string{name}, f.ReserveForCleanUp([]string{name}))
+		}},
+		{"ReserveForCleanUp", reserved, reserved, false, func(t *testing.T, f *fixture, _ *Hold) {
+			require.Empty(t, f.ReserveForCleanUp([]string{name}))
+		}},
+		{"ReserveForCleanUp", held, held, false, func(t *testing.T, f *fixture, _ *Hold) {
+			require.Empty(t, f.ReserveForCleanUp([]string{name}))
+		}},
+		{"ReserveForCleanUp", cleaning, cleaning, false, func(t *testing.T, f *fixture, _ *Hold) {
+			require.Empty(t, f.ReserveForCleanUp([]string{name}))
+		}},
+		{"StartCleanUp", reserved, cleaning, false, func(_ *testing.T, f *fixture, _ *Hold) { f.StartCleanUp(name) }},
+		{"Begin", reserved, held, false, func(t *testing.T, f *fixture, _ *Hold) {
+			h := f.Begin(f.grant(name), nil)
+			require.True(t, h.Held())
+			require.Same(t, h, f.Find(name))
+			require.Equal(t, []*Hold{h}, f.Of(f.lease))
+			require.EqualValues(t, 1, f.lease.Holds.Load())
+		}},
+		{"Yield", reserved, free, true, func(_ *testing.T, f *fixture, _ *Hold) { f.Yield(name, nil) }},
+		{"Yield", cleaning, free, true, func(t *testing.T, f *fixture, _ *Hold) {
+			_, cleaned := f.TryReserve(name)
+			f.Yield(name, nil)
+			require.True(t, syncutil.Closed(cleaned))
+		}},
+		{"Inherit", cleaning, held, false, func(t *testing.T, f *fixture, _ *Hold) {
+			_, cleaned := f.TryReserve(name)
+			heir := &Waiter{Value: "v", turn: make(chan *Hold, 1)}
+			h, ok := f.Inherit(f.grant(name), heir)
+			require.True(t, ok)
+			require.Same(t, h, <-heir.turn)
+			require.True(t, syncutil.Closed(cleaned))
+		}},
+		{"Inherit, the heir has gone", cleaning, held, false, func(t *testing.T, f *fixture, _ *Hold) {
+			heir := &Waiter{Value: "v", turn: make(chan *Hold, 1), gone: true}
+			h, ok := f.Inherit(f.grant(name), heir)
+			require.False(t, ok)
+			require.True(t, h.Held(), "the caller must end it")
+			require.Empty(t, heir.turn)
+		}},
+		{"End", held, cleaning, false, func(t *testing.T, f *fixture, h *Hold) {
+			require.Equal(t, Ended, f.End(h))
+			requireEnded(t, f, h)
+			require.Equal(t, WasEnded, f.End(h), "once only")
+		}},
+		{"EndAll", held, cleaning, false, func(t *testing.T, f *fixture, h *Hold) {
+			require.Equal(t, []*Hold{h}, f.EndAll())
+			requireEnded(t, f, h)
+			require.Empty(t, f.EndAll())
+		}},
+		{"Lose", held, free, true, func(t *testing.T, f *fixture, h *Hold) {
+			f.Lose(h)
+			requireEnded(t, f, h)
+			f.Lose(h) // is no second loss
+			require.Same(t, h, f.Find(name), "its holder has not been told")
+			require.Equal(t, WasLost, f.End(h))
+			require.Nil(t, f.Find(name))
+			require.Equal(t, WasEnded, f.End(h), "the loss is told once")
+		}},
+		{"LoseAll", held, free, true, func(t *testing.T, f *fixture, h *Hold) {
+			f.LoseAll(f.lease)
+			requireEnded(t, f, h)
+			require.Equal(t, WasLost, f.End(h))
+		}},
+	} {
+		for waiters := range 2 {
+			if waiters > 0 && c.from == free {
+				continue // nobody waits for what is free
+			}
+			t.Run(fmt.Sprintf("%d %s, %d waiting", c.from, c.what, waiters), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFixture(t)
+					h := f.into(t, c.from)
+					var line []*Waiter
+					if waiters > 0 {
+						line = f.enqueue(name, waiters)
+					}
+					c.do(t, f, h)
+					s, known := f.stateOf(name)
+					if want := c.to; c.passesOn && waiters > 0 {
+						require.Equal(t, reserved, s)
+						require.Len(t, line[0].turn, 1)
+						require.Nil(t, <-line[0].turn, "it gets the reservation alone")
+						require.Zero(t, f.Waiters(name))
+					} else {
+						require.Equal(t, want, s)
+						require.Equal(t, waiters, f.Waiters(name))
+						require.Equal(t, want != free, known, "a name that is free is forgotten")
+					}
+					require.Equal(t, s == reserved || s == cleaning, f.InTurn(name))
+				})
+			})
+		}
+	}
+}
+
+// requireEnded requires that a hold is over, for its holder and for its lease.
+func requireEnded(t *testing.T, f *fixture, h *Hold) {
+	t.Helper()
+	require.False(t, h.Held())
+	require.True(t, syncutil.Closed(h.Done()))
+	require.Empty(t, f.Of(f.lease))
+	require.Zero(t, f.lease.Holds.Load())
+}
+
+func TestYield_InOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.reserve(t, name)
+		line := f.enqueue(name, 3)
+		for _, w := range line {
+			ok, cleaned := f.TryReserve(name)
+			require.False(t, ok)
+			require.Nil(t, cleaned, "somebody takes the lock: there is no clean-up to wait for")
+			for _, other := range line {
+				require.Empty(t, other.turn)
+			}
+			f.Yield(name, nil)
+			require.Len(t, w.turn, 1)
+			require.Nil(t, <-w.turn, "it gets the reservation alone")
+		}
+		f.Yield(name, nil)
+		f.empty(t)
+		f.reserve(t, name)
+	})
+}
+
+// A release takes the heir out of the line at its start. At its end it is decided whether the heir gets the name.
+func TestYield_ToHeir(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		gone bool
+		next int
+	}{{"the heir waits", false, 0}, {"the heir has gone meanwhile", true, 1}} {
+		t.Run(c.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t)
+				f.reserve(t, name)
+				line := f.enqueue(name, 2)
+				heir := f.Heir(name)
+				require.Same(t, line[0], heir)
+				heir.gone = c.gone
+				f.Yield(name, heir)
+				require.Len(t, line[c.next].turn, 1)
+				require.Empty(t, line[1-c.next].turn)
+				require.Equal(t, 1-c.next, f.Waiters(name))
+			})
+		})
+	}
+	t.Run("the only heir has gone", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFixture(t)
+			f.reserve(t, name)
+			f.enqueue(name, 1)
+			heir := f.Heir(name)
+			heir.gone = true
+			require.Nil(t, f.Heir(name))
+			f.Yield(name, heir)
+			require.Empty(t, heir.turn)
+			f.empty(t)
+		})
+	})
+}
+
+// While the client closes, no goroutine of it inherits a lock.
+func TestHeir_WhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		line := f.enqueue(name, 1)
+		f.close()
+		require.Equal(t, Ended, f.End(h))
+		require.Nil(t, f.Heir(name))
+		f.Yield(name, nil)
+		require.Nil(t, <-line[0].turn, "it gets the reservation, not the lock")
+	})
+}
+
+// The entry of a lost lock is kept until its holder has been told, and keeps nobody else from the name.
+func TestLose_HolderNotToldYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		f.Lose(h)
+		names, _ := f.Size()
+		require.Equal(t, 1, names, "the holder is to be told")
+		f.reserve(t, name)
+		f.Yield(name, nil)
+		require.Same(t, h, f.Find(name))
+		require.Equal(t, WasLost, f.End(h))
+		f.empty(t)
+
+		// The end of a loss that was told does not drop the name while somebody else has reserved it.
+		h = f.hold(t, name, nil)
+		f.Lose(h)
+		f.reserve(t, name)
+		require.Equal(t, WasLost, f.End(h))
+		s, known := f.stateOf(name)
+		require.True(t, known)
+		require.Equal(t, reserved, s)
+	})
+}
+
+// A goroutine whose ctx ends leaves the line, and those behind it keep their places.
+func TestReserve_CtxEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.reserve(t, name)
+		reserved := make(chan bool, 2)
+		wait := func(d time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			h, ok := f.Reserve(ctx, name, "v", nil)
+			require.Nil(t, h)
+			reserved <- ok
+		}
+		start := time.Now()
+		go wait(100 * ms)
+		synctest.Wait()
+		go wait(time.Second)
+		require.False(t, <-reserved)
+		require.Equal(t, 100*ms, time.Since(start))
+		f.Yield(name, nil)
+		require.True(t, <-reserved)
+		f.Yield(name, nil)
+		f.empty(t)
+	})
+}
+
+// A reservation that reaches a goroutine at the moment at which its ctx ends is not lost.
+func TestReserve_TurnComesAsCtxEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		gaveUp := 0
+		for range 500 {
+			f.reserve(t, name)
+			ctx, cancel := context.WithCancel(t.Context())
+			result := make(chan bool)
+			go func() { _, ok := f.Reserve(ctx, name, "v", nil); result <- ok }()
+			synctest.Wait()
+			f.mu.Lock()
+			cancel()
+			for range 10 {
+				runtime.Gosched() // mostly, the goroutine now waits for the mutex
+			}
+			f.yield(name, nil)
+			f.mu.Unlock()
+			if <-result {
+				f.Yield(name, nil)
+			} else {
+				gaveUp++
+			}
+			f.empty(t)
+		}
+		require.Positive(t, gaveUp)
+	})
+}
+
+// A lock that a goroutine inherits at the moment at which its ctx ends is returned to that goroutine, which must end it.
+func TestReserve_LockComesAsCtxEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		came := 0
+		for range 500 {
+			h := f.hold(t, name, nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			type result struct {
+				h  *Hold
+				ok bool
+			}
+			results := make(chan result)
+			go func() { h, ok := f.Reserve(ctx, name, "v", nil); results <- result{h, ok} }()
+			synctest.Wait()
+			require.Equal(t, Ended, f.End(h))
+			heir := f.Heir(name)
+			f.mu.Lock()
+			cancel()
+			for range 10 {
+				runtime.Gosched() // mostly, the goroutine now waits for the mutex
+			}
+			next := f.begin(f.grant(name), heir.Quit)
+			heir.turn <- next
+			f.mu.Unlock()
+			r := <-results
+			require.Same(t, next, r.h)
+			if !r.ok {
+				came++
+			}
+			require.True(t, next.Held())
+			require.Equal(t, Ended, f.End(next))
+			f.Yield(name, nil)
+			f.empty(t)
+		}
+		require.Positive(t, came)
+	})
+}
