@@ -1,0 +1,7 @@
+package beside
+
+import (
+	"example.test/wrong/internal/high"
+)
+
+const Answer = high.Answer

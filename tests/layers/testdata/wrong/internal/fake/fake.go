@@ -1,0 +1,3 @@
+package fake
+
+const One = 1

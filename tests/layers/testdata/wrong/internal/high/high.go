@@ -1,0 +1,3 @@
+package high
+
+const Answer = 42

@@ -1,0 +1,7 @@
+package low
+
+import (
+	"example.test/wrong/internal/beside"
+)
+
+const Answer = beside.Answer
