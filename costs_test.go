@@ -1,0 +1,219 @@
+package locker
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+)
+
+func TestCost_UncontendedLockWait(t *testing.T) {
+	t.Parallel()
+	ctx, name := testCtx(t), etcdtest.NewName()
+	var sent requests
+	c := tapped(t, machines, 60, sent.tap, nil)
+	for range 3 {
+		unhedged(c)
+		sent.take()
+		r := c.LockWait(ctx, name, "v", nil)
+		require.Equal(t, Success, r.Msg, "%v", r.Err)
+		require.Len(t, sent.take(), 1)
+		require.NoError(t, c.Unlock(name, nil))
+		require.Len(t, sent.take(), 1)
+	}
+}
+
+// In a contended lock the release is one transaction, and the one who gets the lock writes nothing.
+func TestCost_HandOver(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	var sent [4]requests
+	var clients []Client
+	for i := range sent {
+		clients = append(clients, tapped(t, machines, 60, sent[i].tap, nil))
+	}
+	require.Equal(t, Success, clients[0].Lock(name, "v", nil).Msg)
+	turns := make([]<-chan Report, len(sent))
+	for i := 1; i < len(sent); i++ {
+		turns[i] = startLockWait(ctx, clients[i], name, "v")
+		awaitPlaces(t, etcd, name, i)
+	}
+	for i := range len(sent) - 1 {
+		for j := range sent {
+			unhedged(clients[j])
+			sent[j].take()
+		}
+		require.NoError(t, clients[i].Unlock(name, nil))
+		gotLock(t, turns[i+1])
+		if i > 0 { // the first holder found the line only when it released
+			require.Len(t, sent[i].take(), 1, "the one who releases")
+		}
+		for _, req := range sent[i+1].take() {
+			require.False(t, writes(req), "the one who gets: %v", req)
+		}
+		for j := i + 2; j < len(sent); j++ {
+			require.Empty(t, sent[j].take(), "one who waits on")
+		}
+	}
+}
+
+// Within a process the lock changes hands in one transaction, and nobody stands in the line for it.
+func TestCost_HandOverWithinAProcess(t *testing.T) {
+	t.Parallel()
+	ctx, name := testCtx(t), etcdtest.NewName()
+	var sent requests
+	c := tapped(t, machines, 60, sent.tap, nil)
+	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+	var turns []<-chan Report
+	for i := range 5 {
+		turns = append(turns, startLockWait(ctx, c, name, "v"))
+		awaitLine(t, c, name, i+1)
+	}
+	for _, turn := range turns {
+		unhedged(c)
+		sent.take()
+		require.NoError(t, c.Unlock(name, nil))
+		gotLock(t, turn)
+		require.Len(t, sent.take(), 1)
+	}
+}
+
+// A hand-over wakes the one who gets the lock, however many wait.
+func TestCost_OneWaiterIsWoken(t *testing.T) {
+	t.Parallel()
+	const waiters = 20
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	var events, watches atomic.Int64
+	holder := unhedged(newClient(t, 5, 60))
+	require.Equal(t, Success, holder.Lock(name, "v", nil).Msg)
+	var clients []Client
+	var turns []<-chan Report
+	for i := range waiters {
+		c := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+			if resp.Created {
+				watches.Add(1)
+			}
+			events.Add(int64(len(resp.Events)))
+		})
+		clients = append(clients, c)
+		turns = append(turns, startLockWait(ctx, c, name, "v"))
+		awaitPlaces(t, etcd, name, i+1)
+	}
+	require.Equal(t, int64(2*waiters), watches.Load(), "watches of each")
+	require.Zero(t, events.Load())
+	for i, turn := range turns {
+		require.NoError(t, holder.Unlock(name, nil))
+		gotLock(t, turn)
+		holder = clients[i]
+	}
+	require.Equal(t, int64(waiters), events.Load(), "one event for each hand-over")
+}
+
+// Raft proposals of one contended cycle: two across clients (into the line, and the hand-over), one within a client.
+func TestCost_Proposals(t *testing.T) {
+	t.Parallel()
+	ctx := testCtx(t)
+	cluster := etcdtest.New(t, etcdtest.Options{Members: 1})
+	const cycles = 30
+	etcd := etcdtest.Connect(t, cluster.Endpoints())
+	committed := func() float64 { // the metric of that name may lag behind an answer
+		status, err := etcd.Status(ctx, cluster.Endpoints()[0])
+		require.NoError(t, err)
+		return float64(status.RaftIndex)
+	}
+
+	for _, n := range []int{2, 4} {
+		name := etcdtest.NewName()
+		var clients []Client
+		for range n {
+			clients = append(clients, tapped(t, cluster.Endpoints(), 60, nil, nil))
+		}
+		turns := make([]<-chan Report, n)
+		for i := range n {
+			turns[i] = startLockWait(ctx, clients[i], name, "v")
+			etcdtest.Eventually(t, "the first has the lock", func() bool { return stored(t, etcd, name) != nil })
+			awaitPlaces(t, etcd, name, i)
+		}
+		var before float64
+		for i := range n + cycles {
+			if i == n {
+				before = committed()
+			}
+			unhedged(clients[i%n])
+			gotLock(t, turns[i%n])
+			require.NoError(t, clients[i%n].Unlock(name, nil))
+			turns[i%n] = startLockWait(ctx, clients[i%n], name, "v")
+			awaitPlaces(t, etcd, name, n-1)
+		}
+		each := (committed() - before) / cycles
+		if each > 2 {
+			t.Errorf("%d clients: %.2f proposals a cycle", n, each)
+		}
+		for i := range n { // the line runs dry
+			k := (cycles + n + i) % n
+			gotLock(t, turns[k])
+			require.NoError(t, clients[k].Unlock(name, nil))
+		}
+	}
+
+	name, c := etcdtest.NewName(), tapped(t, cluster.Endpoints(), 60, nil, nil)
+	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+	turn := startLockWait(ctx, c, name, "v")
+	awaitLine(t, c, name, 1)
+	before := committed()
+	for range cycles {
+		unhedged(c)
+		require.NoError(t, c.Unlock(name, nil))
+		gotLock(t, turn)
+		turn = startLockWait(ctx, c, name, "v")
+		awaitLine(t, c, name, 1)
+	}
+	require.InDelta(t, cycles, committed()-before, 0, "within a client")
+	require.NoError(t, c.Unlock(name, nil))
+	gotLock(t, turn)
+}
+
+// change is what one commit did to a lock's key and its line.
+type change struct {
+	revision int64
+	what     map[string]string // key: "delete", or "put" and the value
+	lease    int64             // of the lock's key, if that was put
+}
+
+// changes are the commits to a name since a revision.
+func changes(t *testing.T, etcd *clientv3.Client, name string, since int64) (found []change) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	mark, err := etcd.Put(ctx, name+"/end", "") // old servers answer a request for progress too early
+	require.NoError(t, err)
+	remove(t, etcd, name+"/end")
+	events := etcd.Watch(ctx, name, clientv3.WithPrefix(), clientv3.WithRev(since))
+	for {
+		resp, ok := <-events
+		require.True(t, ok, "the watch has ended: %v", resp.Err())
+		for _, e := range resp.Events {
+			if e.Kv.ModRevision == mark.Header.Revision {
+				return found
+			}
+			if n := len(found); n == 0 || found[n-1].revision != e.Kv.ModRevision {
+				found = append(found, change{revision: e.Kv.ModRevision, what: map[string]string{}})
+			}
+			c := &found[len(found)-1]
+			what := "delete"
+			if e.Type == mvccpb.Event_PUT {
+				what = "put " + string(e.Kv.Value)
+				if string(e.Kv.Key) == name {
+					c.lease = e.Kv.Lease
+				}
+			}
+			c.what[string(e.Kv.Key)] = what
+		}
+	}
+}

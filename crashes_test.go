@@ -1,0 +1,238 @@
+package locker
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+	"github.com/PumpkinSeed/locker/internal/lease"
+)
+
+func TestCrash_Holder(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	net := etcdtest.NewNetwork(t, machines)
+	a, b, c := tapped(t, net.Endpoints(), 2, nil, nil), newClient(t, 5, 2), newClient(t, 5, 2)
+	held := a.Lock(name, "a", nil)
+	require.Equal(t, Success, held.Msg)
+	first := startLockWait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	second := startLockWait(ctx, c, name, "c")
+	awaitPlaces(t, etcd, name, 2)
+
+	net.Hold()
+	start := time.Now()
+	r := gotLock(t, first)
+	require.Less(t, time.Since(start), 4*time.Second, "TTL + 2 s")
+	require.Greater(t, r.Token, held.Token)
+	require.False(t, held.Held())
+	require.Empty(t, second)
+	net.Heal()
+	require.NoError(t, b.Unlock(name, nil))
+	gotLock(t, second)
+}
+
+func TestCrash_HolderProcess(t *testing.T) {
+	t.Parallel()
+	c, etcd := newClient(t, 5, 1), etcdtest.Connect(t, machines)
+	name := etcdtest.NewName()
+	holder := child(t, "hold", name)
+	stdin, err := holder.StdinPipe()
+	require.NoError(t, err)
+	defer stdin.Close()
+	stdout, err := holder.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, holder.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "held\n", line)
+	token := stored(t, etcd, name).ModRevision
+	mustFail(t, c, name)
+
+	deletion := etcd.Watch(t.Context(), name, clientv3.WithRev(token+1))
+	require.NoError(t, holder.Process.Kill())
+	holder.Wait()
+	resp := etcdtest.ReceiveWithin(t, deletion, c.leases.All()[0].TTL()+2*time.Second)
+	require.Equal(t, clientv3.EventTypeDelete, resp.Events[0].Type)
+	require.Greater(t, mustLock(t, c, name, DefaultValue, nil).Token, token)
+}
+
+// holdForParent holds a lock until it is killed, or its parent is gone.
+func holdForParent(name string) {
+	c, err := New(etcdtest.EndpointsFromEnv(), 5, 1, context.Background())
+	if err != nil {
+		panic(err)
+	}
+	if r := c.Lock(name, DefaultValue, nil); !r.Held() {
+		panic(fmt.Sprint(r))
+	}
+	fmt.Println("held")
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// What a late request of one session of a client has left strands nobody who waits with another.
+func TestRemains_OfAnotherLease(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"a lock", "a lock, and Lock", "a place, and the holder crashes", "a place, and the holder unlocks"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+			a, b := newClient(t, 5, 3), newClient(t, 5, 3)
+			full, key := b.leases.All()[0], name
+			crowd := func(n int64) { full.Holds.Add(n) }
+			crowd(lease.MaxHolds)
+			defer crowd(-lease.MaxHolds)
+			mustLock(t, b, etcdtest.NewName(), "v", nil) // the second session is there
+			if strings.HasPrefix(what, "a place") {
+				mustLock(t, a, name, "a", nil)
+				key = placeKey(name, int64(full.ID))
+			}
+			_, err := etcd.Put(ctx, key, "late", clientv3.WithLease(full.ID))
+			require.NoError(t, err)
+			if what == "a lock, and Lock" {
+				mustLock(t, b, name, "b", nil)
+				return
+			}
+			turn := startLockWait(ctx, b, name, "b")
+			if key != name {
+				awaitPlaces(t, etcd, name, 2)
+			}
+			full.NoteUnanswered()
+			if key != name {
+				endHold(t, etcd, a, name, what)
+			}
+			gotLock(t, turn)
+			require.NoError(t, b.Unlock(name, nil))
+			nothingLeft(t, etcd, name)
+		})
+	}
+}
+
+// A key that an outsider has put into the line stands there for ever and claims nothing: under no lease, under that of a
+// waiter behind it, or of a client that waits for nothing.
+func TestRemains_StrayPlace(t *testing.T) {
+	t.Parallel()
+	for _, holder := range []string{"crashes", "unlocks"} {
+		for _, lease := range []string{"none", "the waiter's", "of an idle client"} {
+			t.Run("the holder "+holder+", lease "+lease, func(t *testing.T) {
+				t.Parallel()
+				ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+				a, b, idle := newClient(t, 5, 5), newClient(t, 5, 5), newClient(t, 5, 5)
+				mustLock(t, a, name, "a", nil)
+				leases := map[string]clientv3.LeaseID{"the waiter's": b.leases.All()[0].ID, "of an idle client": idle.leases.All()[0].ID}
+				_, err := etcd.Put(ctx, name+queueInfix+"1", "of an outsider", clientv3.WithLease(leases[lease]))
+				require.NoError(t, err)
+				turn := startLockWait(ctx, b, name, "b")
+				awaitPlaces(t, etcd, name, 2)
+				endHold(t, etcd, a, name, holder)
+				gotLock(t, turn)
+				require.NoError(t, b.Unlock(name, nil))
+				nothingLeft(t, etcd, name)
+			})
+		}
+	}
+}
+
+func TestCrash_HolderAndFirstWaiter(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"together", "the waiter after the hand-over", "the waiter first", "the holder first"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+			neta, netb := etcdtest.NewNetwork(t, machines), etcdtest.NewNetwork(t, machines)
+			entered, entry := entering(name)
+			a, b := tapped(t, neta.Endpoints(), 2, nil, nil), tapped(t, netb.Endpoints(), 2, entry, nil)
+			c := newClient(t, 5, 2)
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			lost := startLockWait(ctx, b, name, "b")
+			entered.awaitArrival(t)
+			turn := startLockWait(ctx, c, name, "c")
+			awaitPlaces(t, etcd, name, 2)
+			limit := 4 * time.Second // TTL + 2 s
+			start := time.Now()
+			switch when {
+			case "together":
+				neta.Hold()
+				netb.Hold()
+			case "the waiter after the hand-over":
+				netb.Hold()
+				start = time.Now()
+				require.NoError(t, a.Unlock(name, nil))
+			case "the waiter first":
+				crash(t, etcd, b)
+				crash(t, etcd, a)
+			case "the holder first":
+				netb.Hold()
+				crash(t, etcd, a)
+			}
+			gotLock(t, turn)
+			require.Less(t, time.Since(start), limit)
+			neta.Heal()
+			netb.Heal()
+			r := outcomeOf(t, lost)
+			require.False(t, r.Held())
+			require.Equal(t, Fail, r.Msg)
+			require.ErrorIs(t, r.Err, ErrLost)
+		})
+	}
+}
+
+// An event that never arrives strands nobody: the waiter looks by itself now and then.
+func TestWatches_LostEvent(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"hand-over", "deletion"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+			a := newClient(t, 5, 3)
+			dropped := make(chan struct{}, 10)
+			b := tapped(t, machines, 3, nil, func(_ string, resp *clientv3.WatchResponse) {
+				if len(resp.Events) > 0 {
+					resp.Events = nil
+					dropped <- struct{}{}
+				}
+			})
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			turn := startLockWait(ctx, b, name, "b")
+			awaitPlaces(t, etcd, name, 1)
+			if what == "hand-over" {
+				require.NoError(t, a.Unlock(name, nil))
+			} else {
+				_, err := etcd.Delete(ctx, name)
+				require.NoError(t, err)
+			}
+			<-dropped
+			gotLock(t, turn)
+			require.NoError(t, b.Unlock(name, nil))
+		})
+	}
+}
+
+// A watch that ends, as after a compaction, is opened anew, and what it would have told meanwhile is looked up.
+func TestWatches_Broken(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	a := unhedged(newClient(t, 5, 60))
+	var broken atomic.Bool
+	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 && !broken.Swap(true) {
+			resp.Events, resp.CompactRevision = nil, resp.Header.Revision
+		}
+	})
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	turn := startLockWait(ctx, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, a.Unlock(name, nil))
+	gotLock(t, turn) // the re-check comes only after 20 s
+	require.True(t, broken.Load())
+}

@@ -1,0 +1,137 @@
+package locker
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+)
+
+func TestUnlock_NotHeld(t *testing.T) {
+	t.Parallel()
+	a, b, etcd := newClient(t, 5, 5), newClient(t, 5, 5), etcdtest.Connect(t, machines)
+	never, before, others, outsiders := etcdtest.NewName(), etcdtest.NewName(), etcdtest.NewName(), etcdtest.NewName()
+	mustLock(t, a, before, DefaultValue, nil)
+	require.NoError(t, a.Unlock(before, nil))
+	held := mustLock(t, b, others, "of b", nil)
+	mustFail(t, a, others)
+	revision := put(t, etcd, outsiders, "of nobody")
+
+	const calls = 100
+	start := time.Now()
+	for range calls {
+		for _, name := range []string{never, before, others, outsiders} {
+			err := a.Unlock(name, nil)
+			require.ErrorIs(t, err, ErrNotHeld)
+			require.Contains(t, err.Error(), name)
+		}
+	}
+	require.Less(t, time.Since(start)/(4*calls), 10*time.Millisecond)
+
+	require.Equal(t, held.Token, stored(t, etcd, others).ModRevision)
+	require.Equal(t, "of b", string(stored(t, etcd, others).Value))
+	require.True(t, held.Held())
+	require.Equal(t, revision, stored(t, etcd, outsiders).ModRevision)
+	require.NoError(t, b.Unlock(others, nil))
+}
+
+// A release that comes late, after the lock was lost and taken by somebody else, must not touch it.
+func TestLateRelease_NextHolder(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"nobody waits", "somebody waits", "a goroutine waits"} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+			releasing := newGate()
+			a := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+				if deletes(req, name) || puts(req, name) && compares(req, name, pb.Compare_MOD) {
+					if err := releasing.pass(ctx, nil); err != nil {
+						return err
+					}
+				}
+				return send(ctx, reply)
+			}, nil)
+			b, c := unhedged(newClient(t, 5, 60)), unhedged(newClient(t, 5, 60))
+			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			if line == "a goroutine waits" {
+				leaving, leave := context.WithCancel(ctx)
+				heir := startLockWait(leaving, a, name, "heir")
+				awaitLine(t, a, name, 1)
+				defer func() { leave(); outcomeOf(t, heir) }()
+			}
+			released := make(chan error, 1)
+			go func() { released <- a.Unlock(name, nil) }()
+			releasing.awaitArrival(t)
+			_, err := etcd.Delete(ctx, name)
+			require.NoError(t, err)
+			held := b.Lock(name, "b", nil)
+			require.Equal(t, Success, held.Msg)
+			if line == "somebody waits" {
+				leaving, leave := context.WithCancel(ctx)
+				waits := startLockWait(leaving, c, name, "c")
+				awaitPlaces(t, etcd, name, 1)
+				defer func() { leave(); outcomeOf(t, waits) }()
+			}
+			releasing.open()
+			if err := <-released; err != nil { // nil when it was sent twice: then it may have been its own doing
+				require.ErrorIs(t, err, ErrLost)
+			}
+			resp, err := etcd.Get(ctx, name)
+			require.NoError(t, err)
+			require.Len(t, resp.Kvs, 1)
+			require.Equal(t, held.Token, resp.Kvs[0].ModRevision)
+			require.True(t, held.Held())
+			require.NoError(t, b.Unlock(name, nil))
+		})
+	}
+}
+
+// What a client leaves behind is removed by a request that is sent twice, and arrives the second time when the name is
+// locked again, under the same lease.
+func TestLateRemoval_NextHold(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	deliver, tap := withholdFirst(func(req any) bool { return deletes(req, name) })
+	c := tapped(t, machines, 60, tap, nil)
+	c.queue.conn.SetLatency(0) // it is to try again soon
+	_, err := etcd.Put(ctx, name, "left", clientv3.WithLease(c.leases.All()[0].ID))
+	require.NoError(t, err)
+	c.leases.All()[0].NoteUnanswered()
+	remove := etcdtest.Receive(t, deliver)
+	etcdtest.Eventually(t, "it is removed", func() bool { return stored(t, etcd, name) == nil })
+	r := c.Lock(name, "c", nil)
+	require.Equal(t, Success, r.Msg)
+	require.NoError(t, remove())
+	require.Equal(t, r.Token, stored(t, etcd, name).GetModRevision())
+	require.NoError(t, c.Unlock(name, nil))
+}
+
+// The same of the place of a waiter that gives up, and comes back.
+func TestLateRemoval_NextPlace(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	a := unhedged(newClient(t, 5, 60))
+	deliver, tap := withholdFirst(func(req any) bool { return deletes(req, name+queueInfix) })
+	b := tapped(t, machines, 60, tap, nil)
+	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	leaving, leave := context.WithCancel(ctx)
+	turn := startLockWait(leaving, b, name, "b")
+	awaitPlaces(t, etcd, name, 1)
+	b.queue.conn.SetLatency(0) // it is to try again soon
+	leave()
+	require.ErrorIs(t, outcomeOf(t, turn).Err, context.Canceled)
+	remove := etcdtest.Receive(t, deliver)
+	awaitPlaces(t, etcd, name, 0)
+	turn = startLockWait(ctx, b, name, "b again")
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, remove())
+	awaitPlaces(t, etcd, name, 1)
+	require.NoError(t, a.Unlock(name, nil))
+	gotLock(t, turn)
+	require.NoError(t, b.Unlock(name, nil))
+}

@@ -1,0 +1,212 @@
+package locker
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+)
+
+// sender sends a request.
+type sender func(ctx context.Context, reply any) error
+
+// tap is called for each request of a client, and passes it on to send, or not.
+type tap func(ctx context.Context, req, reply any, send sender) error
+
+// watchTap is called for each answer to a watch, before the client sees it.
+type watchTap func(key string, resp *clientv3.WatchResponse)
+
+// tapped is a calm client whose requests and watches a test can see, stop and change. Both taps may be nil.
+func tapped(t testing.TB, endpoints []string, ttl int64, requests tap, events watchTap) Client {
+	t.Helper()
+	cfg := clientv3.Config{Endpoints: endpoints, Logger: clientv3.NewCtxClient(context.Background()).GetLogger()}
+	if requests != nil {
+		cfg.DialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				return requests(ctx, req, reply, func(ctx context.Context, reply any) error {
+					return invoke(ctx, method, req, reply, cc, opts...)
+				})
+			})}
+	}
+	cli, err := clientv3.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { cli.Close() })
+	if events != nil {
+		cli.Watcher = tappedWatcher{cli.Watcher, events}
+	}
+	c, err := start(context.Background(), cli, false, 30*time.Second, seconds(ttl)) // gates may be shut for long
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return unhedged(c)
+}
+
+type tappedWatcher struct {
+	clientv3.Watcher
+	tap watchTap
+}
+
+func (w tappedWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	in := w.Watcher.Watch(ctx, key, opts...)
+	out := make(chan clientv3.WatchResponse)
+	go func() {
+		defer close(out)
+		for resp := range in {
+			w.tap(key, &resp)
+			select {
+			case out <- resp:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out
+}
+
+// requests counts what a client sends.
+type requests struct {
+	mu   sync.Mutex
+	sent []any // guarded by mu
+}
+
+func (r *requests) tap(ctx context.Context, req, reply any, send sender) error {
+	r.mu.Lock()
+	r.sent = append(r.sent, req)
+	r.mu.Unlock()
+	return send(ctx, reply)
+}
+
+// take returns what was sent since the last time.
+func (r *requests) take() []any {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sent := r.sent
+	r.sent = nil
+	return sent
+}
+
+// withholdFirst is a tap that keeps the first request of that kind, for the test to deliver later.
+func withholdFirst(kind func(req any) bool) (deliver <-chan func() error, _ tap) {
+	kept := make(chan func() error, 1)
+	var once sync.Once
+	return kept, func(ctx context.Context, req, reply any, send sender) error {
+		lost := false
+		if kind(req) {
+			once.Do(func() {
+				lost = true
+				later := context.WithoutCancel(ctx)
+				kept <- func() error { return send(later, new(pb.TxnResponse)) }
+			})
+		}
+		if lost {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return send(ctx, reply)
+	}
+}
+
+// entering is a tap, and a gate at which the client arrives when it knows that it stands in the line.
+func entering(name string) (*gate, tap) {
+	entered := newGate()
+	return entered, func(ctx context.Context, req, reply any, send sender) error {
+		err := send(ctx, reply)
+		if err == nil && enters(req, name) {
+			entered.arrive()
+		}
+		return err
+	}
+}
+
+// hearing is a tap that lets a client hear of events only once the gate is open.
+func hearing(ctx context.Context, g *gate) watchTap {
+	return func(_ string, resp *clientv3.WatchResponse) {
+		if len(resp.Events) > 0 {
+			g.pass(ctx, nil)
+		}
+	}
+}
+
+// puts reports whether a request may put that key.
+func puts(req any, key string) bool {
+	return anyOp(req, func(op *pb.RequestOp) bool { return string(op.GetRequestPut().GetKey()) == key })
+}
+
+// deletes reports whether a request may delete that key, or one in the line if key ends so.
+func deletes(req any, key string) bool {
+	return anyOp(req, func(op *pb.RequestOp) bool {
+		deleted := string(op.GetRequestDeleteRange().GetKey())
+		return deleted == key || strings.HasSuffix(key, queueInfix) && strings.HasPrefix(deleted, key)
+	})
+}
+
+// enters reports whether a request may enter the line for a name.
+func enters(req any, name string) bool {
+	return anyOp(req, func(op *pb.RequestOp) bool {
+		return strings.HasPrefix(string(op.GetRequestPut().GetKey()), name+queueInfix)
+	})
+}
+
+// writes reports whether a request may write anything.
+func writes(req any) bool {
+	return anyOp(req, func(op *pb.RequestOp) bool { return op.GetRequestRange() == nil })
+}
+
+// compares reports whether a request depends on that property of a key.
+func compares(req any, key string, target pb.Compare_CompareTarget) bool {
+	txn, _ := req.(*pb.TxnRequest)
+	for _, c := range txn.GetCompare() {
+		if string(c.Key) == key && c.Target == target {
+			return true
+		}
+	}
+	return false
+}
+
+func anyOp(req any, is func(*pb.RequestOp) bool) bool {
+	txn, _ := req.(*pb.TxnRequest)
+	for _, ops := range [][]*pb.RequestOp{txn.GetSuccess(), txn.GetFailure()} {
+		for _, op := range ops {
+			if is(op) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// gate stops those who pass until it is opened.
+type gate struct {
+	arrived, opened      chan struct{}
+	arriveOnce, openOnce sync.Once
+}
+
+func newGate() *gate { return &gate{arrived: make(chan struct{}), opened: make(chan struct{})} }
+
+func (g *gate) arrive() { g.arriveOnce.Do(func() { close(g.arrived) }) }
+
+func (g *gate) open() { g.openOnce.Do(func() { close(g.opened) }) }
+
+// pass waits until the gate is open, and returns err; or the error of ctx, if that ends first.
+func (g *gate) pass(ctx context.Context, err error) error {
+	g.arrive()
+	select {
+	case <-g.opened:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g *gate) awaitArrival(t testing.TB) {
+	t.Helper()
+	select {
+	case <-g.arrived:
+	case <-time.After(15 * time.Second):
+		t.Fatal("nobody has come to the gate")
+	}
+}
