@@ -50,15 +50,29 @@ func run(write bool) (faults []string, err error) {
 			return nil, err
 		}
 	}
+	faults, err = m.pictureFaults()
+	if err != nil {
+		return nil, err
+	}
 	page, err := os.ReadFile(filepath.Join(root, pagePath))
 	if err != nil {
 		return nil, err
 	}
-	faults = append(m.layerFaults(lockerOrder), m.lengthFaults(lockerOrder, maxLines)...)
+	faults = append(faults, m.layerFaults(lockerOrder)...)
+	faults = append(faults, m.lengthFaults(lockerOrder, maxLines)...)
 	for _, fault := range m.pageFaults(string(page)) {
 		faults = append(faults, filepath.ToSlash(pagePath)+":"+fault)
 	}
 	return faults, nil
+}
+
+// pictureFaults says whether the committed picture is not that of the code.
+func (m *module) pictureFaults() ([]string, error) {
+	committed, err := os.ReadFile(filepath.Join(m.dir, picturePath))
+	if err != nil || string(committed) == draw(lockerOrder, m.uses()) {
+		return nil, err
+	}
+	return []string{filepath.ToSlash(picturePath) + ": is stale; draw it with: go run -C tests ./layers -write"}, nil
 }
 
 // rootDir is the directory of the library, which the go.mod of the tests names.
