@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	_ "github.com/PumpkinSeed/locker" // so that go test takes no result from its cache after a change of the library
 )
 
 func lockerModule(t *testing.T) *module {

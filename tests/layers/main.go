@@ -1,5 +1,10 @@
 // Command layers checks that the units of this library use only what is below them, and draws them. Without a flag it
-// prints the faults that it finds; the tests of this package fail for the same.
+// prints the faults that it finds:
+//
+//	go run -C tests ./layers
+//
+// The tests of this package fail for the same faults. Run them with -count=1, as CI does: the cache of go test does not
+// know that they read the library.
 package main
 
 import (
