@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -49,6 +50,10 @@ func TestCost_HandOver(t *testing.T) {
 			unhedged(clients[j])
 			sent[j].take()
 		}
+		if i > 0 {
+			awaitSuccessor(t, clients[i], name)
+			sent[i].take()
+		}
 		require.NoError(t, clients[i].Unlock(name, nil))
 		gotLock(t, turns[i+1])
 		if i > 0 { // the first holder found the line only when it released
@@ -58,7 +63,10 @@ func TestCost_HandOver(t *testing.T) {
 			require.False(t, writes(req), "the one who gets: %v", req)
 		}
 		for j := i + 2; j < len(sent); j++ {
-			require.Empty(t, sent[j].take(), "one who waits on")
+			for _, req := range sent[j].take() {
+				require.False(t, writes(req), "one who waits on: %v", req)
+				require.Equal(t, i+2, j, "one who is not the head of the queue now")
+			}
 		}
 	}
 }
@@ -84,7 +92,7 @@ func TestCost_HandOverWithinAProcess(t *testing.T) {
 	}
 }
 
-// A hand-over wakes the one who gets the lock, however many wait.
+// A hand-over wakes the one who gets the lock and the one behind it, however many wait.
 func TestCost_OneWaiterIsWoken(t *testing.T) {
 	t.Parallel()
 	const waiters = 20
@@ -95,7 +103,7 @@ func TestCost_OneWaiterIsWoken(t *testing.T) {
 	var clients []Client
 	var turns []<-chan Report
 	for i := range waiters {
-		c := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+		c := tapped(t, machines, 60, nil, func(_ string, resp *pb.WatchResponse) {
 			if resp.Created {
 				watches.Add(1)
 			}
@@ -105,14 +113,16 @@ func TestCost_OneWaiterIsWoken(t *testing.T) {
 		turns = append(turns, startLockWait(ctx, c, name, "v"))
 		awaitPlaces(t, etcd, name, i+1)
 	}
-	require.Equal(t, int64(2*waiters), watches.Load(), "watches of each")
-	require.Zero(t, events.Load())
+	etcdtest.Eventually(t, "two watches of each, and one more of the head of the queue", func() bool { return watches.Load() == 2*waiters+1 })
+	require.LessOrEqual(t, events.Load(), int64(waiters), "the head of the queue sees who comes, and nobody else")
+	events.Store(0)
 	for i, turn := range turns {
 		require.NoError(t, holder.Unlock(name, nil))
 		gotLock(t, turn)
 		holder = clients[i]
 	}
-	require.Equal(t, int64(waiters), events.Load(), "one event for each hand-over")
+	// The new holder sees the lock, its place, and the queue, as the holder before it may; the next one its predecessor go.
+	require.LessOrEqual(t, events.Load(), int64(6*waiters), "events")
 }
 
 // Raft proposals of one contended cycle: two across clients (into the line, and the hand-over), one within a client.
@@ -147,6 +157,9 @@ func TestCost_Proposals(t *testing.T) {
 			}
 			unhedged(clients[i%n])
 			gotLock(t, turns[i%n])
+			if i > 0 {
+				awaitSuccessor(t, clients[i%n], name)
+			}
 			require.NoError(t, clients[i%n].Unlock(name, nil))
 			turns[i%n] = startLockWait(ctx, clients[i%n], name, "v")
 			awaitPlaces(t, etcd, name, n-1)

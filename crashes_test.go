@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -104,8 +105,10 @@ func TestRemains_OfAnotherLease(t *testing.T) {
 				return
 			}
 			turn := startLockWait(ctx, b, name, "b")
-			if key != name {
-				awaitPlaces(t, etcd, name, 2)
+			if key != name { // which the waiter removes itself, if it is before its own
+				etcdtest.Eventually(t, "it waits", func() bool {
+					return stored(t, etcd, placeKey(name, int64(b.leases.All()[1].ID))) != nil
+				})
 			}
 			full.NoteUnanswered()
 			if key != name {
@@ -133,7 +136,7 @@ func TestRemains_StrayPlace(t *testing.T) {
 				_, err := etcd.Put(ctx, name+queueInfix+"1", "of an outsider", clientv3.WithLease(leases[lease]))
 				require.NoError(t, err)
 				turn := startLockWait(ctx, b, name, "b")
-				awaitPlaces(t, etcd, name, 2)
+				etcdtest.Eventually(t, "it waits", func() bool { return stored(t, etcd, placeKey(name, int64(b.leases.All()[0].ID))) != nil })
 				endHold(t, etcd, a, name, holder)
 				gotLock(t, turn)
 				require.NoError(t, b.Unlock(name, nil))
@@ -196,12 +199,13 @@ func TestWatches_LostEvent(t *testing.T) {
 			ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 			a := newClient(t, 5, 3)
 			dropped := make(chan struct{}, 10)
-			b := tapped(t, machines, 3, nil, func(_ string, resp *clientv3.WatchResponse) {
+			b := tapped(t, machines, 3, nil, func(_ string, resp *pb.WatchResponse) {
 				if len(resp.Events) > 0 {
 					resp.Events = nil
 					dropped <- struct{}{}
 				}
 			})
+			b.queue.recheck = recheckInterval
 			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
 			turn := startLockWait(ctx, b, name, "b")
 			awaitPlaces(t, etcd, name, 1)
@@ -224,9 +228,9 @@ func TestWatches_Broken(t *testing.T) {
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 	a := unhedged(newClient(t, 5, 60))
 	var broken atomic.Bool
-	b := tapped(t, machines, 60, nil, func(_ string, resp *clientv3.WatchResponse) {
+	b := tapped(t, machines, 60, nil, func(_ string, resp *pb.WatchResponse) {
 		if len(resp.Events) > 0 && !broken.Swap(true) {
-			resp.Events, resp.CompactRevision = nil, resp.Header.Revision
+			resp.Events, resp.Canceled, resp.CompactRevision = nil, true, resp.Header.Revision
 		}
 	})
 	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)

@@ -70,9 +70,16 @@ func TestDeadCluster(t *testing.T) {
 // What etcd says can be found in the error, and concerns the one who asked.
 func TestLock_ErrorOfEtcd(t *testing.T) {
 	t.Parallel()
-	c, etcd := newClient(t, 5, 5), etcdtest.Connect(t, machines)
-	name := etcdtest.NewName()
-	r := c.Lock(name, strings.Repeat("x", 1700<<10), nil) // etcd takes 1.5 MiB, and its client sends 2
+	name, etcd := etcdtest.NewName(), etcdtest.Connect(t, machines)
+	refused := false
+	c := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
+		if puts(req, name) && !refused {
+			refused = true
+			return rpctypes.ErrGRPCRequestTooLarge
+		}
+		return send(ctx, reply)
+	}, nil)
+	r := c.Lock(name, strings.Repeat("x", 10<<10), nil)
 	require.Equal(t, Fail, r.Msg)
 	require.ErrorIs(t, r.Err, rpctypes.ErrRequestTooLarge)
 	require.Contains(t, r.Err.Error(), name)

@@ -28,7 +28,9 @@ func newFakeClient(t *testing.T, kv *etcdfake.KV) (Client, *lease.Lease) {
 
 // newFakeClientOf returns a client that has no lease yet.
 func newFakeClientOf(t *testing.T, kv *etcdfake.KV, leases *etcdfake.Leases) Client {
-	c := Client{assemble(context.Background(), kv.NewConn(t).Etcd, false, fakeTimeout, time.Hour)}
+	conn := kv.NewConn(t)
+	c := Client{assemble(context.Background(), conn.Etcd, settings{timeout: fakeTimeout, ttl: time.Hour})}
+	c.queue.conn.KV, c.queue.conn.Watch = conn.KV, etcdfake.SilentWatch{}
 	c.leases.Client = leases
 	c.leases.Attend = func(*lease.Lease) {}
 	c.unbind = func() bool { return true }
@@ -36,6 +38,8 @@ func newFakeClientOf(t *testing.T, kv *etcdfake.KV, leases *etcdfake.Leases) Cli
 		c.beginEnd(ErrClosed)
 		c.finishEnd(ErrClosed)
 		c.tasks.Wait()
+		c.queue.closeIdle()
+		c.watches.Wait()
 		c.leases.Wait()
 		c.commits.Wait()
 	})

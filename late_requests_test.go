@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 )
@@ -78,21 +77,25 @@ func TestLaggingMember_AfterAnOutageOfWatches(t *testing.T) {
 	var lag, looked atomic.Int64 // what the answering member has come to, and what the waiter has seen of it
 	second := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
 		txn, _ := req.(*pb.TxnRequest)
+		lagging := false
 		if broken.Load() && txn != nil && !writes(req) {
 			for _, op := range txn.Success {
 				if r := op.GetRequestRange(); r.Serializable {
-					r.Revision = lag.Load()
+					r.Revision, lagging = lag.Load(), true
 				}
 			}
 		}
 		err := send(ctx, reply)
+		if err == nil && lagging {
+			reply.(*pb.TxnResponse).Header.Revision = lag.Load()
+		}
 		if err == nil && txn != nil && !writes(req) {
 			looked.Store(reply.(*pb.TxnResponse).Header.Revision)
 		}
 		return err
-	}, func(_ string, resp *clientv3.WatchResponse) {
+	}, func(_ string, resp *pb.WatchResponse) {
 		if len(resp.Events) > 0 && breaking.Load() && !broken.Swap(true) {
-			resp.Events, resp.CompactRevision = nil, resp.Header.Revision
+			resp.Events, resp.Canceled, resp.CompactRevision = nil, true, resp.Header.Revision
 		}
 	})
 	next := startLockWait(ctx, second, name, "second")

@@ -38,21 +38,25 @@ func (a *acquirer) tryLock(limit hedge.Limit, name, value string, quit <-chan bo
 		}
 	}
 	g := holds.Grant{Name: name}
-	if err := a.acquire(limit, &g, value); err != nil || g.Token == 0 {
+	if err := a.acquire(limit, &g, value, false); err != nil || g.Token == 0 {
 		a.holds.Yield(name, nil)
 		return nil, err
 	}
 	return a.checked(a.holds.Begin(g, quit))
 }
 
-// acquire takes the lock of a reserved name if it is free: g gets a lease, and a token unless somebody else has the
-// lock.
-func (a *acquirer) acquire(limit hedge.Limit, g *holds.Grant, value string) (err error) {
+// acquire takes the lock of a reserved name if it is free, and if so asked, only if nobody waits for it: g gets a lease,
+// and a token unless somebody else has the lock, or is to have it.
+func (a *acquirer) acquire(limit hedge.Limit, g *holds.Grant, value string, inTurn bool) (err error) {
 	for {
 		if g.Lease, err = a.leases.Get(limit); err != nil {
 			return err
 		}
-		if err = a.putIfAbsent(limit, g, value); !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		err = a.putIfAbsent(limit, g, value, inTurn)
+		switch {
+		case errors.Is(err, rpctypes.ErrPermissionDenied) && inTurn:
+			inTurn = false // the queue may not be seen: it can't be waited in either
+		case !errors.Is(err, rpctypes.ErrLeaseNotFound):
 			return err
 		}
 	}

@@ -175,7 +175,7 @@ func TestUnlock_InterferenceAtOnce(t *testing.T) {
 			close(quit)
 			etcdtest.Receive(t, r.Done)
 			etcdtest.Eventually(t, "the release is over", func() bool {
-				return c.holds.Find(byQuit) == nil && !c.holds.InTurn(byQuit)
+				return c.holds.Find(byQuit) == nil && !c.holds.InUse(byQuit)
 			})
 			require.Equal(t, after, stored(t, etcd, byQuit).GetModRevision(), "a foreign key is let alone")
 		})

@@ -132,8 +132,8 @@ func TestLock_CannotBargeIn(t *testing.T) {
 		return send(ctx, reply)
 	}, nil)
 	stolen := make(chan struct{})
-	b := tapped(t, machines, 30, nil, func(key string, resp *clientv3.WatchResponse) {
-		if len(resp.Events) > 0 && strings.HasPrefix(key, name+queueInfix) { // ours, and we do not know it yet
+	b := tapped(t, machines, 30, nil, func(key string, resp *pb.WatchResponse) {
+		if len(resp.Events) > 0 && strings.HasPrefix(key, name+queueInfix) && key != name+queueInfix { // ours, and we do not know it yet
 			steal()
 			close(stolen)
 		}

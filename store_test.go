@@ -29,7 +29,7 @@ func TestPutIfAbsent_FindsItsEarlierEffect(t *testing.T) {
 		}
 		start := time.Now()
 		g := holds.Grant{Name: "name", Lease: l}
-		require.NoError(t, c.queue.putIfAbsent(etcdfake.Within(time.Second), &g, "v"))
+		require.NoError(t, c.queue.putIfAbsent(etcdfake.Within(time.Second), &g, "v", false))
 		require.Equal(t, 25*ms, time.Since(start))
 		require.EqualValues(t, 2, g.Token)
 		require.EqualValues(t, 2, kv.Keys["name"].ModRevision)
@@ -50,7 +50,7 @@ func TestPutIfAbsent_ClientSendsTwice(t *testing.T) {
 			return kv.Apply(req), nil
 		}
 		g := holds.Grant{Name: "name", Lease: l}
-		require.NoError(t, c.queue.putIfAbsent(etcdfake.Within(time.Second), &g, "v"))
+		require.NoError(t, c.queue.putIfAbsent(etcdfake.Within(time.Second), &g, "v", false))
 		require.Positive(t, g.Token)
 		require.Equal(t, g.Token, kv.Keys["name"].ModRevision)
 	})
@@ -71,7 +71,7 @@ func TestPutIfAbsent_RemainsAreGone(t *testing.T) {
 			return kv.Apply(req), nil
 		}
 		g := holds.Grant{Name: "name", Lease: l}
-		require.NoError(t, c.queue.putIfAbsent(etcdfake.Within(time.Second), &g, "v"))
+		require.NoError(t, c.queue.putIfAbsent(etcdfake.Within(time.Second), &g, "v", false))
 		require.Positive(t, g.Token, "nobody has the lock, but it was not taken")
 	})
 }

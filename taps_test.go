@@ -2,6 +2,7 @@ package locker
 
 import (
 	"context"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -20,51 +21,119 @@ type sender func(ctx context.Context, reply any) error
 type tap func(ctx context.Context, req, reply any, send sender) error
 
 // watchTap is called for each answer to a watch, before the client sees it.
-type watchTap func(key string, resp *clientv3.WatchResponse)
+type watchTap func(key string, resp *pb.WatchResponse)
 
 // tapped is a calm client whose requests and watches a test can see, stop and change. Both taps may be nil.
 func tapped(t testing.TB, endpoints []string, ttl int64, requests tap, events watchTap) Client {
 	t.Helper()
 	cfg := clientv3.Config{Endpoints: endpoints, Logger: clientv3.NewCtxClient(context.Background()).GetLogger()}
 	if requests != nil {
-		cfg.DialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(
 			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 				return requests(ctx, req, reply, func(ctx context.Context, reply any) error {
 					return invoke(ctx, method, req, reply, cc, opts...)
 				})
-			})}
+			}))
+	}
+	if events != nil {
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainStreamInterceptor(
+			func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				s, err := open(ctx, desc, cc, method, opts...)
+				if err != nil || method != "/etcdserverpb.Watch/Watch" {
+					return s, err
+				}
+				return newTappedStream(s, events), nil
+			}))
 	}
 	cli, err := clientv3.New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { cli.Close() })
-	if events != nil {
-		cli.Watcher = tappedWatcher{cli.Watcher, events}
-	}
-	c, err := start(context.Background(), cli, false, 30*time.Second, seconds(ttl)) // gates may be shut for long
+	c, err := start(context.Background(), cli, settings{timeout: 30 * time.Second, ttl: seconds(ttl)}) // gates may be shut for long
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return unhedged(c)
 }
 
-type tappedWatcher struct {
-	clientv3.Watcher
-	tap watchTap
+// tappedStream is a stream of watches. A tap that waits holds back the one watch that it is called for: answers to others,
+// and signs of life, go on.
+type tappedStream struct {
+	grpc.ClientStream
+	tap      watchTap
+	answers  chan func(any) error // what RecvMsg returns next
+	incoming sync.Once
+
+	mu    sync.Mutex
+	keys  map[int64]string                 // by watch ID; guarded by mu
+	lanes map[int64]chan *pb.WatchResponse // likewise
 }
 
-func (w tappedWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
-	in := w.Watcher.Watch(ctx, key, opts...)
-	out := make(chan clientv3.WatchResponse)
-	go func() {
-		defer close(out)
-		for resp := range in {
-			w.tap(key, &resp)
-			select {
-			case out <- resp:
-			case <-ctx.Done():
-			}
+func newTappedStream(s grpc.ClientStream, tap watchTap) *tappedStream {
+	return &tappedStream{ClientStream: s, tap: tap, answers: make(chan func(any) error),
+		keys: map[int64]string{}, lanes: map[int64]chan *pb.WatchResponse{}}
+}
+
+func (s *tappedStream) SendMsg(m any) error {
+	if r := m.(*pb.WatchRequest).GetCreateRequest(); r != nil {
+		s.mu.Lock()
+		s.keys[r.WatchId] = string(r.Key)
+		s.mu.Unlock()
+	}
+	return s.ClientStream.SendMsg(m)
+}
+
+func (s *tappedStream) RecvMsg(m any) error {
+	s.incoming.Do(func() { go s.receive() })
+	select {
+	case next := <-s.answers:
+		return next(m)
+	case <-s.Context().Done():
+		return s.Context().Err()
+	}
+}
+
+func (s *tappedStream) receive() {
+	for {
+		resp := &pb.WatchResponse{}
+		if err := s.ClientStream.RecvMsg(resp); err != nil {
+			s.answer(func(any) error { return err })
+			return
 		}
-	}()
-	return out
+		s.lane(resp.WatchId) <- resp
+	}
+}
+
+func (s *tappedStream) answer(f func(any) error) {
+	select {
+	case s.answers <- f:
+	case <-s.Context().Done():
+	}
+}
+
+// lane takes the answers to one watch, in order.
+func (s *tappedStream) lane(id int64) chan<- *pb.WatchResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lanes[id] == nil {
+		lane, key := make(chan *pb.WatchResponse, 1000), s.keys[id]
+		s.lanes[id] = lane
+		go func() {
+			for {
+				select {
+				case resp := <-lane:
+					if id >= 0 {
+						s.tap(key, resp)
+					}
+					s.answer(func(m any) error {
+						reflect.ValueOf(m).Elem().Set(reflect.ValueOf(resp).Elem())
+						return nil
+					})
+				case <-s.Context().Done():
+					return
+				}
+			}
+		}()
+	}
+	return s.lanes[id]
 }
 
 // requests counts what a client sends.
@@ -124,7 +193,7 @@ func entering(name string) (*gate, tap) {
 
 // hearing is a tap that lets a client hear of events only once the gate is open.
 func hearing(ctx context.Context, g *gate) watchTap {
-	return func(_ string, resp *clientv3.WatchResponse) {
+	return func(_ string, resp *pb.WatchResponse) {
 		if len(resp.Events) > 0 {
 			g.pass(ctx, nil)
 		}

@@ -1,11 +1,9 @@
 package holds
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -66,8 +64,8 @@ func TestEnd_WhileClosing(t *testing.T) {
 	})
 }
 
-// A hold that begins while the client closes gets no listener and no watch, for the client's end would wait for them. It
-// ends with its lease.
+// A hold that begins while the client closes gets no listener, for the client's end would wait for that. It ends with its
+// lease.
 func TestBegin_WhileClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -76,11 +74,6 @@ func TestBegin_WhileClosing(t *testing.T) {
 		h := f.Begin(f.grant(name), make(chan bool))
 		_, quits := f.Size()
 		require.Zero(t, quits)
-		left := f.StartWatches(f.lease, func(ctx context.Context, _ *Hold) bool {
-			require.Error(t, ctx.Err(), "a watch ends as it begins")
-			return true
-		})
-		require.Zero(t, left)
 		ended := make(chan struct{})
 		go func() { f.tasks.Wait(); close(ended) }()
 		synctest.Wait()
@@ -90,33 +83,23 @@ func TestBegin_WhileClosing(t *testing.T) {
 	})
 }
 
-// A hold is watched from the first call that has room for it until it ends.
+// A hold is watched from the first call until it ends.
 func TestStartWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		a, b := f.hold(t, "a", nil), f.hold(t, "b", nil)
-		room := 1
-		watched := map[*Hold]context.Context{}
-		start := func(ctx context.Context, h *Hold) bool {
-			if room == 0 {
-				return false
-			}
-			room--
+		watched := map[*Hold]bool{}
+		start := func(h *Hold) (stop func()) {
 			require.NotContains(t, watched, h, "it is watched already")
-			watched[h] = ctx
-			return true
+			watched[h] = true
+			return func() { watched[h] = false }
 		}
-		require.Equal(t, 1, f.StartWatches(f.lease, start))
-		require.Equal(t, 1, f.StartWatches(f.lease, start))
-		room = 1
-		require.Zero(t, f.StartWatches(f.lease, start))
-		require.Len(t, watched, 2)
-		require.NoError(t, watched[a].Err())
+		f.StartWatches(f.lease, start)
+		f.StartWatches(f.lease, start)
+		require.Equal(t, map[*Hold]bool{a: true, b: true}, watched)
 		require.Equal(t, Ended, f.End(a))
-		require.Error(t, watched[a].Err())
-		require.NoError(t, watched[b].Err())
+		require.Equal(t, map[*Hold]bool{a: false, b: true}, watched)
 		f.Lose(b)
-		require.Error(t, watched[b].Err())
-		time.Sleep(ms)
+		require.Equal(t, map[*Hold]bool{a: false, b: false}, watched)
 	})
 }

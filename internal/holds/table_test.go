@@ -157,7 +157,7 @@ func TestTable_Transitions(t *testing.T) {
 						require.Equal(t, waiters, f.Waiters(name))
 						require.Equal(t, want != free, known, "a name that is free is forgotten")
 					}
-					require.Equal(t, s == reserved || s == cleaning, f.InTurn(name))
+					require.Equal(t, s != free, f.InUse(name))
 				})
 			})
 		}

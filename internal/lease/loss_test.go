@@ -23,7 +23,7 @@ func TestTermOfATransaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, start := runSession(t, 6*time.Second, &etcdfake.Leases{})
 		<-l.granted
-		require.True(t, l.conn.ObserveTerm(&pb.ResponseHeader{RaftTerm: 2}))
+		require.NoError(t, l.conn.Observe(&pb.ResponseHeader{RaftTerm: 2}))
 		lostAt(t, l, start, 5400*ms)
 		require.ErrorIs(t, l.Err(), hedge.ErrStaleLeader)
 

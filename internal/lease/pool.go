@@ -103,7 +103,7 @@ func (l *Lease) awaitGrant(limit hedge.Limit) error {
 	}
 }
 
-// Owns reports whether id is the ID of a lease of this client that lives, or that of l. The keys of a lease that has ended
+// Owns reports whether id is the ID of a lease of this client that lives, or that of l. The keys of one that has ended
 // are those of a stranger, from that very moment.
 func (p *Pool) Owns(l *Lease, id int64) bool {
 	if id == int64(l.ID) {

@@ -23,14 +23,15 @@ var lockerOrder = order{
 		{{"locker.go", "the client and its API"}},
 		{{"janitor.go", "checks holds, deletes remains"}},
 		{{"queue.go", "waits in the queue"}},
+		{{"place.go", "watches around a place in it"}},
 		{{"unlock.go", "releases and hands over"}, {"watch.go", "observes a lock for Watch"}},
 		{{"lock.go", "takes a free lock"}},
-		{{"store.go", "keys and transactions"}, {"report.go", "results and errors"}, {"utils.go", "the debug log"}},
+		{{"store.go", "keys and transactions"}, {"report.go", "results and errors"}, {"options.go", "what a client is made with"}, {"utils.go", "the debug log"}},
 	},
 	packages: []layer{
 		{{"internal/holds", "the state of each name in this client"}},
-		{{"internal/lease", "leases, and when one is lost"}, {"internal/watch", "opens etcd watches"}, {"internal/groupcommit", "many operations, one transaction"}},
-		{{"internal/hedge", "hedged requests, what errors mean"}, {"internal/syncutil", "helpers for goroutines"}},
+		{{"internal/lease", "leases, and when one is lost"}, {"internal/watch", "all watches on one stream"}, {"internal/groupcommit", "many operations, one transaction"}},
+		{{"internal/hedge", "hedged requests, what errors mean"}, {"internal/dial", "replaces silent connections"}, {"internal/syncutil", "helpers for goroutines"}},
 	},
 	testOnly: []string{"internal/etcdtest", "internal/etcdfake"},
 }

@@ -1,0 +1,48 @@
+package locker
+
+import (
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/PumpkinSeed/locker/internal/dial"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// An Option changes what NewFromClient returns.
+type Option func(*options)
+
+type options struct{ prefix string }
+
+// WithPrefix puts all keys of the client below a prefix: the lock NAME is the key prefix+NAME. With it, locks never meet
+// the application's own keys. Clients with different prefixes do not see each other's locks; New has none.
+//
+// It takes the place of a namespace around the etcd client, which NewFromClient refuses.
+func WithPrefix(prefix string) Option {
+	return func(o *options) { o.prefix = prefix }
+}
+
+// Config is the configuration that New dials with, for those who add TLS or a user to it and give the client that they
+// make of it to NewFromClient. Its connections are replaced about a second after they have gone silent, its back-off after
+// an outage is short, and it logs nothing. timeout bounds the dialling of a connection.
+func Config(machines []string, timeout time.Duration) clientv3.Config {
+	return dial.Config(machines, timeout)
+}
+
+// plain returns an error if something is wrapped around a client's interfaces, which its connection does not have.
+func plain(cli *clientv3.Client) error {
+	for _, i := range []struct {
+		name     string
+		is, want any
+	}{
+		{"KV", cli.KV, clientv3.NewKVFromKVClient(nil, nil)},
+		{"Watcher", cli.Watcher, clientv3.NewWatchFromWatchClient(nil, nil)},
+		{"Lease", cli.Lease, clientv3.NewLeaseFromLeaseClient(nil, nil, 0)},
+	} {
+		if reflect.TypeOf(i.is) != reflect.TypeOf(i.want) {
+			return fmt.Errorf("locker: the etcd client's %s is wrapped (%T), which its connection is not: give the plain client, "+
+				"and WithPrefix in place of a namespace", i.name, i.is)
+		}
+	}
+	return nil
+}
