@@ -101,3 +101,26 @@ func TestClose_NotConfirmed(t *testing.T) {
 	require.Less(t, time.Since(start), 4500*time.Millisecond)
 	require.ErrorContains(t, s.Err(), "could not be renewed in time", "its lease has not run out: this test shows nothing")
 }
+
+// A wait that ends with its ctx while somebody else has the lock says so, and does not blame etcd.
+func TestLockWait_CtxEndsWhileHeld(t *testing.T) {
+	t.Parallel()
+	a, b, name := newClient(t, 5, 5), newClient(t, 5, 5), etcdtest.NewName()
+	mustLock(t, a, name, "v", nil)
+	for what, c := range map[string]Client{"in the process": a, "in etcd": b} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		r := c.LockWait(ctx, name, "v", nil)
+		cancel()
+		require.Equal(t, Fail, r.Msg, what)
+		require.ErrorIs(t, r.Err, context.DeadlineExceeded, what)
+		require.ErrorAs(t, r.Err, new(LockDenied), what)
+		require.NotContains(t, r.Err.Error(), "no answer", what)
+	}
+}
+
+func TestLockWait_NilCtx(t *testing.T) {
+	t.Parallel()
+	r := newClient(t, 5, 5).LockWait(nil, etcdtest.NewName(), "v", nil) //lint:ignore SA1012 this is what is tested
+	require.Equal(t, Fail, r.Msg)
+	require.ErrorContains(t, r.Err, "no ctx")
+}
