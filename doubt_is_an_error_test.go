@@ -13,58 +13,90 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 )
 
-func TestDeadCluster(t *testing.T) {
+// timeoutInDoubt is the timeout, in seconds, of the clients that ask an etcd which cannot answer.
+const timeoutInDoubt = 1
+
+// callsInDoubt makes every call to an etcd that cannot answer, with a client that holds the lock "held" by a lease that
+// lasts. Each must end in time with an error, and none may be a success. It returns the errors by the name of the call.
+func callsInDoubt(t *testing.T, endpoints []string, c Client, held string) map[string]error {
+	t.Helper()
+	free, waitedFor, wanted := etcdtest.NewName(), etcdtest.NewName(), etcdtest.NewName() // no call waits for the clean-up of another
+	failed := func(r Report) error {
+		assert.Equal(t, Fail, r.Msg)
+		assert.False(t, r.Held())
+		assert.Zero(t, r.Token)
+		return r.Err
+	}
+	errs := map[string]error{}
+	for _, call := range []struct {
+		name string
+		f    func() error
+	}{
+		{"New", func() error {
+			_, err := New(endpoints, timeoutInDoubt, 5, context.Background())
+			return err
+		}},
+		{"Lock", func() error { return failed(c.Lock(free, DefaultValue, nil)) }},
+		{"LockWait", func() error { return failed(c.LockWait(context.Background(), waitedFor, DefaultValue, nil)) }},
+		{"Do", func() error {
+			return c.Do(context.Background(), wanted, DefaultValue, func(context.Context, int64) error {
+				assert.Fail(t, "fn runs without the lock")
+				return nil
+			})
+		}},
+		{"Unlock", func() error { return c.Unlock(held, nil) }},
+		{"Get", func() error {
+			_, err := c.Get(free)
+			assert.NotErrorAs(t, err, new(LockNotFound), "nobody knows that")
+			return err
+		}},
+		{"Inspect", func() error { return failed(c.Inspect(free)) }},
+		{"Watch", func() error { return c.Watch(free, make(chan string), nil) }},
+		{"Close", c.Close},
+	} {
+		start := time.Now()
+		errs[call.name] = call.f()
+		assert.Less(t, time.Since(start), timeoutInDoubt*time.Second+slack, call.name)
+		assert.Error(t, errs[call.name], call.name)
+	}
+	return errs
+}
+
+// Where etcd cannot say whether a lock is free, every call answers with an error in time, and none with Success.
+func TestDoubtIsAnError(t *testing.T) {
 	t.Parallel()
-	const timeout = time.Second
-	for name, fault := range map[string]struct {
+	for what, fault := range map[string]struct {
 		strike func(*etcdtest.Proxy)
 		cause  string
 	}{
-		"closed ports": {(*etcdtest.Proxy).Close, "connection refused"},
-		"silent ports": {func(p *etcdtest.Proxy) { p.Swallow() }, "no answer from etcd in time"},
+		"closed ports":     {(*etcdtest.Proxy).Close, "connection refused"},
+		"silent ports":     {func(p *etcdtest.Proxy) { p.Swallow() }, "no answer from etcd in time"},
+		"answers are lost": {func(p *etcdtest.Proxy) { p.Swallow(etcdtest.ToClient) }, "no answer from etcd in time"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			n := etcdtest.NewNetwork(t, machines)
-			c, err := New(n.Endpoints(), 1, 30, context.Background())
+			c, err := New(n.Endpoints(), timeoutInDoubt, 60, context.Background())
 			require.NoError(t, err)
 			held := etcdtest.NewName()
 			mustLock(t, c, held, DefaultValue, nil)
-			free := etcdtest.NewName()
 			n.Each(fault.strike)
-			for _, call := range []struct {
-				name string
-				f    func() error
-			}{
-				{"New", func() error {
-					_, err := New(n.Endpoints(), 1, 5, context.Background())
-					return err
-				}},
-				{"Lock", func() error {
-					r := c.Lock(free, DefaultValue, nil)
-					assert.Equal(t, Fail, r.Msg)
-					return r.Err
-				}},
-				{"Unlock", func() error { return c.Unlock(held, nil) }},
-				{"Get", func() error {
-					_, err := c.Get(free)
-					return err
-				}},
-				{"Inspect", func() error {
-					r := c.Inspect(free)
-					assert.Equal(t, Fail, r.Msg)
-					return r.Err
-				}},
-				{"Watch", func() error { return c.Watch(free, make(chan string), nil) }},
-				{"Close", c.Close},
-			} {
-				start := time.Now()
-				err := call.f()
-				assert.Less(t, time.Since(start), timeout+slack, call.name)
-				assert.ErrorIs(t, err, context.DeadlineExceeded, call.name)
-				assert.ErrorContains(t, err, fault.cause, call.name)
+			for call, err := range callsInDoubt(t, n.Endpoints(), c, held) {
+				assert.ErrorIs(t, err, context.DeadlineExceeded, call)
+				assert.ErrorContains(t, err, fault.cause, call)
 			}
 		})
 	}
+	t.Run("no quorum", func(t *testing.T) {
+		t.Parallel()
+		cluster := etcdtest.New(t, etcdtest.Options{Members: 3})
+		c, err := New(cluster.Endpoints(), timeoutInDoubt, 60, context.Background())
+		require.NoError(t, err)
+		held := etcdtest.NewName()
+		mustLock(t, c, held, DefaultValue, nil)
+		require.NoError(t, cluster.Kill(0, 1))
+		callsInDoubt(t, cluster.Endpoints(), c, held)
+	})
 }
 
 // What etcd says can be found in the error, and concerns the one who asked.
