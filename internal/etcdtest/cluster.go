@@ -183,6 +183,9 @@ func (c *Cluster) StartWith(member int, path string) error {
 // Wipe replaces a member that is down by a new one with an empty disk and the same addresses.
 func (c *Cluster) Wipe(member int) error { return c.do("wipe", member) }
 
+// Learner is Wipe, but the new member is a learner.
+func (c *Cluster) Learner(member int) error { return c.do("learner", member) }
+
 // Isolate cuts members off from every other member, both ways; clients still reach them. Needs Options.Partitions.
 func (c *Cluster) Isolate(members ...int) error { return c.do("isolate", members...) }
 

@@ -71,6 +71,17 @@ func (l *Link) Delivered(text string) <-chan struct{} {
 	return l.awaited[text]
 }
 
+// SwallowOpen loses all bytes sent on the connections that exist, both ways, as a router does that has lost its table. Those
+// to come are not affected. Heal is as for Swallow.
+func (l *Link) SwallowOpen() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		c.silent = true
+	}
+	l.wake()
+}
+
 func (l *Link) set(f fault, dirs []Direction) {
 	if len(dirs) == 0 {
 		dirs = []Direction{ToServer, ToClient}
@@ -107,6 +118,7 @@ func (l *Link) Heal() {
 		if c.lost[ToServer] || c.lost[ToClient] {
 			c.end(true)
 		}
+		c.silent = false
 	}
 	l.faults, l.refuse = [2]fault{}, false
 	l.wake()
@@ -158,6 +170,7 @@ type conn struct {
 	// Guarded by link.mu:
 	sockets []*net.TCPConn
 	lost    [2]bool // the direction has swallowed bytes
+	silent  bool    // both directions swallow bytes, whatever the link does
 }
 
 // packet is what one read returned: bytes, or the end of the stream.
@@ -288,7 +301,7 @@ func (c *conn) next(d Direction, queue <-chan packet) (packet, bool) {
 	for {
 		c.link.mu.Lock()
 		f, changed := c.link.faults[d], c.link.changed
-		c.lost[d] = c.lost[d] || f.swallow
+		c.lost[d] = c.lost[d] || f.swallow || c.silent
 		passes := !f.hold && !c.lost[d]
 		c.link.mu.Unlock()
 		if passes {

@@ -39,6 +39,7 @@ func (n Network) Each(f func(*Proxy)) {
 }
 
 func (n Network) Swallow(dirs ...Direction) { n.Each(func(p *Proxy) { p.Swallow(dirs...) }) }
+func (n Network) SwallowOpen()              { n.Each(func(p *Proxy) { p.SwallowOpen() }) }
 func (n Network) Hold(dirs ...Direction)    { n.Each(func(p *Proxy) { p.Hold(dirs...) }) }
 func (n Network) Cut()                      { n.Each((*Proxy).Cut) }
 func (n Network) Heal()                     { n.Each((*Proxy).Heal) }

@@ -205,6 +205,29 @@ func TestSwallowNeedsNoTarget(t *testing.T) {
 	expectReset(t, c) // now it is the dead target that shows
 }
 
+func TestSwallowOpenSparesNewConnections(t *testing.T) {
+	s := newServer(t)
+	p := newProxy(t, s.addr)
+	old, idle := dial(t, p), dial(t, p)
+	for _, c := range []net.Conn{old, idle} {
+		send(t, c, "a")
+		expect(t, c, "a")
+	}
+	p.SwallowOpen()
+	send(t, old, "b")
+	expectSilence(t, old)
+	fresh := dial(t, p)
+	send(t, fresh, "c")
+	expect(t, fresh, "c")
+	p.Heal()
+	expectReset(t, old)
+	for _, c := range []net.Conn{idle, fresh} { // nothing was lost on these
+		send(t, c, "d")
+		expect(t, c, "d")
+	}
+	s.expect(t, "aacdd")
+}
+
 func TestHoldToServer(t *testing.T) {
 	s := newServer(t)
 	p := newProxy(t, s.addr)

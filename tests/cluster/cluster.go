@@ -156,8 +156,8 @@ func (c *cluster) leader(ctx context.Context) (leader int, err error) {
 	return leader, err
 }
 
-// wipe replaces a dead member by a new one with an empty disk.
-func (c *cluster) wipe(ctx context.Context, m *member) error {
+// wipe replaces a dead member by a new one with an empty disk: a voter, or a learner.
+func (c *cluster) wipe(ctx context.Context, m *member, learner bool) error {
 	leader, err := c.leader(ctx)
 	if err != nil {
 		return err
@@ -181,7 +181,11 @@ func (c *cluster) wipe(ctx context.Context, m *member) error {
 	var refused error
 	err = poll(ctx, func() (bool, error) {
 		refused = c.members[leader].ask(ctx, func(ctx context.Context, cli *clientv3.Client) error {
-			_, err := cli.MemberAdd(ctx, []string{m.peerURL})
+			add := cli.MemberAdd
+			if learner {
+				add = cli.MemberAddAsLearner
+			}
+			_, err := add(ctx, []string{m.peerURL})
 			return err
 		})
 		return refused == nil, nil

@@ -25,7 +25,7 @@ func (c *cluster) do(ctx context.Context, line string) (map[string]any, error) {
 	for _, m := range members {
 		switch verb {
 		case "isolate", "join": // whatever its state
-		case "start", "wipe":
+		case "start", "wipe", "learner":
 			if m.running() {
 				return nil, fmt.Errorf("member %s is running", m.name)
 			}
@@ -63,8 +63,8 @@ func (c *cluster) do(ctx context.Context, line string) (map[string]any, error) {
 			return nil, err
 		}
 		return nil, c.await(ctx, members...)
-	case "wipe":
-		return nil, each(func(m *member) error { return c.wipe(ctx, m) })
+	case "wipe", "learner":
+		return nil, each(func(m *member) error { return c.wipe(ctx, m, verb == "learner") })
 	case "isolate", "join":
 		if c.fence == nil {
 			return nil, errors.New("started without -partitions")

@@ -15,6 +15,7 @@
 //	start I        start again with the data it had; a member answers only when a quorum is up
 //	start I PATH   the same with another etcd binary ("self": the built-in one), which it keeps
 //	wipe I         replace a dead member by a new one with an empty disk
+//	learner I      the same, but the new one is a learner
 //	isolate I      cut off from every other member, both ways (with -partitions)
 //	join I         end of isolate
 //	leader         wait for a leader that is neither frozen nor isolated: {"ok":true,"leader":I}
