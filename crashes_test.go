@@ -240,3 +240,24 @@ func TestWatches_Broken(t *testing.T) {
 	gotLock(t, turn) // the re-check comes only after 20 s
 	require.True(t, broken.Load())
 }
+
+// A late request may take the lock for a client that waits, and is not the head of the queue: nobody but that client can
+// do anything with it.
+func TestRemains_OfAWaiterBehindOthers(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	holder, first, second := newClient(t, 5, 60), newClient(t, 5, 60), newClient(t, 5, 60)
+	mustLock(t, holder, name, "v", nil)
+	turn := startLockWait(ctx, first, name, "first")
+	awaitPlaces(t, etcd, name, 1)
+	late := startLockWait(ctx, second, name, "second")
+	awaitPlaces(t, etcd, name, 2)
+	_, err := etcd.Put(ctx, name, "late", clientv3.WithLease(second.leases.All()[0].ID))
+	require.NoError(t, err)
+	gotLock(t, late)
+	require.Empty(t, turn)
+	require.NoError(t, second.Unlock(name, nil))
+	gotLock(t, turn)
+	require.NoError(t, first.Unlock(name, nil))
+	nothingLeft(t, etcd, name)
+}
