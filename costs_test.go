@@ -39,7 +39,7 @@ func TestCost_HandOver(t *testing.T) {
 	for i := range sent {
 		clients = append(clients, tapped(t, machines, 60, sent[i].tap, nil))
 	}
-	require.Equal(t, Success, clients[0].Lock(name, "v", nil).Msg)
+	mustLock(t, clients[0], name, "v", nil)
 	turns := make([]<-chan Report, len(sent))
 	for i := 1; i < len(sent); i++ {
 		turns[i] = startLockWait(ctx, clients[i], name, "v")
@@ -77,7 +77,7 @@ func TestCost_HandOverWithinAProcess(t *testing.T) {
 	ctx, name := testCtx(t), etcdtest.NewName()
 	var sent requests
 	c := tapped(t, machines, 60, sent.tap, nil)
-	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+	mustLock(t, c, name, "v", nil)
 	var turns []<-chan Report
 	for i := range 5 {
 		turns = append(turns, startLockWait(ctx, c, name, "v"))
@@ -99,7 +99,7 @@ func TestCost_OneWaiterIsWoken(t *testing.T) {
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 	var events, watches atomic.Int64
 	holder := unhedged(newClient(t, 5, 60))
-	require.Equal(t, Success, holder.Lock(name, "v", nil).Msg)
+	mustLock(t, holder, name, "v", nil)
 	var clients []Client
 	var turns []<-chan Report
 	for i := range waiters {
@@ -176,7 +176,7 @@ func TestCost_Proposals(t *testing.T) {
 	}
 
 	name, c := etcdtest.NewName(), tapped(t, cluster.Endpoints(), 60, nil, nil)
-	require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+	mustLock(t, c, name, "v", nil)
 	turn := startLockWait(ctx, c, name, "v")
 	awaitLine(t, c, name, 1)
 	before := committed()

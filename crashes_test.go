@@ -24,8 +24,7 @@ func TestCrash_Holder(t *testing.T) {
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 	net := etcdtest.NewNetwork(t, machines)
 	a, b, c := tapped(t, net.Endpoints(), 2, nil, nil), newClient(t, 5, 2), newClient(t, 5, 2)
-	held := a.Lock(name, "a", nil)
-	require.Equal(t, Success, held.Msg)
+	held := mustLock(t, a, name, "a", nil)
 	first := startLockWait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
 	second := startLockWait(ctx, c, name, "c")
@@ -98,8 +97,7 @@ func TestRemains_OfAnotherLease(t *testing.T) {
 				mustLock(t, a, name, "a", nil)
 				key = placeKey(name, int64(full.ID))
 			}
-			_, err := etcd.Put(ctx, key, "late", clientv3.WithLease(full.ID))
-			require.NoError(t, err)
+			putUnder(t, etcd, key, "late", full.ID)
 			if what == "a lock, and Lock" {
 				mustLock(t, b, name, "b", nil)
 				return
@@ -133,8 +131,7 @@ func TestRemains_StrayPlace(t *testing.T) {
 				a, b, idle := newClient(t, 5, 5), newClient(t, 5, 5), newClient(t, 5, 5)
 				mustLock(t, a, name, "a", nil)
 				leases := map[string]clientv3.LeaseID{"the waiter's": b.leases.All()[0].ID, "of an idle client": idle.leases.All()[0].ID}
-				_, err := etcd.Put(ctx, name+queueInfix+"1", "of an outsider", clientv3.WithLease(leases[lease]))
-				require.NoError(t, err)
+				putUnder(t, etcd, name+queueInfix+"1", "of an outsider", leases[lease])
 				turn := startLockWait(ctx, b, name, "b")
 				etcdtest.Eventually(t, "it waits", func() bool { return stored(t, etcd, placeKey(name, int64(b.leases.All()[0].ID))) != nil })
 				endHold(t, etcd, a, name, holder)
@@ -156,7 +153,7 @@ func TestCrash_HolderAndFirstWaiter(t *testing.T) {
 			entered, entry := entering(name)
 			a, b := tapped(t, neta.Endpoints(), 2, nil, nil), tapped(t, netb.Endpoints(), 2, entry, nil)
 			c := newClient(t, 5, 2)
-			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			mustLock(t, a, name, "a", nil)
 			lost := startLockWait(ctx, b, name, "b")
 			entered.awaitArrival(t)
 			turn := startLockWait(ctx, c, name, "c")
@@ -206,14 +203,13 @@ func TestWatches_LostEvent(t *testing.T) {
 				}
 			})
 			b.queue.recheck = recheckInterval
-			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			mustLock(t, a, name, "a", nil)
 			turn := startLockWait(ctx, b, name, "b")
 			awaitPlaces(t, etcd, name, 1)
 			if what == "hand-over" {
 				require.NoError(t, a.Unlock(name, nil))
 			} else {
-				_, err := etcd.Delete(ctx, name)
-				require.NoError(t, err)
+				remove(t, etcd, name)
 			}
 			<-dropped
 			gotLock(t, turn)
@@ -233,7 +229,7 @@ func TestWatches_Broken(t *testing.T) {
 			resp.Events, resp.Canceled, resp.CompactRevision = nil, true, resp.Header.Revision
 		}
 	})
-	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	mustLock(t, a, name, "a", nil)
 	turn := startLockWait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
 	require.NoError(t, a.Unlock(name, nil))

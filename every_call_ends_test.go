@@ -119,7 +119,7 @@ func TestLockWait_CtxEnds(t *testing.T) {
 		t.Run(c.when, func(t *testing.T) {
 			t.Parallel()
 			s := &scene{name: etcdtest.NewName(), own: etcdtest.NewName(), net: etcdtest.NewNetwork(t, machines), etcd: etcdtest.Connect(t, machines), holder: newClient(t, 5, 5)}
-			require.Equal(t, Success, s.holder.Lock(s.name, "holder", nil).Msg)
+			mustLock(t, s.holder, s.name, "holder", nil)
 			var cancel context.CancelCauseFunc
 			s.ctx, cancel = context.WithCancelCause(testCtx(t))
 			why := errors.New("reason of the caller")
@@ -218,7 +218,7 @@ func TestLockWait_Deadline(t *testing.T) {
 	t.Parallel()
 	etcd, name := etcdtest.Connect(t, machines), etcdtest.NewName()
 	a, b := unhedged(newClient(t, 5, 60)), unhedged(newClient(t, 5, 60))
-	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	mustLock(t, a, name, "a", nil)
 	for _, c := range []Client{a, b} { // in the line of the process, and in that of the cluster
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		told := witness(ctx)

@@ -68,7 +68,7 @@ func (k *gateKV) group(t *testing.T, c Client, names []string, calls []func()) (
 		k.gates[name] = gate
 		k.mu.Unlock()
 		gates.Go(func() {
-			require.Equal(t, Success, c.Lock(name, "v", nil).Msg)
+			mustLock(t, c, name, "v", nil)
 		})
 	}
 	etcdtest.Eventually(t, "all lanes are busy", func() bool { return c.commits.Busy() == groupcommit.MinLanes })

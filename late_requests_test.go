@@ -20,7 +20,7 @@ func TestLateEntry_IsRemoved(t *testing.T) {
 	deliver, tap := withholdFirst(func(req any) bool { return enters(req, name) })
 	b := tapped(t, machines, 2, tap, nil)
 	b.queue.conn.SetLatency(0) // it is to try again soon
-	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	mustLock(t, a, name, "a", nil)
 	turn := startLockWait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
 	require.NoError(t, a.Unlock(name, nil))

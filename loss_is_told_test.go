@@ -232,13 +232,10 @@ func TestDo_LockLost(t *testing.T) {
 	for what, lose := range map[string]func(*testing.T, *clientv3.Client, etcdtest.Network, Client, string){
 		"the lease is revoked": func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, c Client, _ string) { crash(t, etcd, c) },
 		"the key is deleted": func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, _ Client, name string) {
-			_, err := etcd.Delete(t.Context(), name)
-			require.NoError(t, err)
+			remove(t, etcd, name)
 		},
 		"the key is replaced": func(t *testing.T, etcd *clientv3.Client, _ etcdtest.Network, _ Client, name string) {
-			_, err := etcd.Put(t.Context(), name, "outsider")
-			require.NoError(t, err)
-			t.Cleanup(func() { etcd.Delete(context.Background(), name) })
+			put(t, etcd, name, "outsider")
 		},
 		"the network is gone": func(_ *testing.T, _ *clientv3.Client, net etcdtest.Network, _ Client, _ string) { net.Hold() },
 	} {

@@ -138,7 +138,7 @@ func TestLock_CannotBargeIn(t *testing.T) {
 			close(stolen)
 		}
 	})
-	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	mustLock(t, a, name, "a", nil)
 	turn := startLockWait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
 	require.NoError(t, a.Unlock(name, nil))
@@ -151,18 +151,11 @@ func TestLock_CannotBargeInWithinAProcess(t *testing.T) {
 	t.Parallel()
 	ctx, name := testCtx(t), etcdtest.NewName()
 	sent := newGate()
-	c := tapped(t, machines, 30, func(ctx context.Context, req, reply any, send sender) error {
-		err := send(ctx, reply)
-		if puts(req, name) && compares(req, name, pb.Compare_MOD) {
-			return sent.pass(ctx, err)
-		}
-		return err
-	}, nil)
-	require.Equal(t, Success, c.Lock(name, "holder", nil).Msg)
+	c := tapped(t, machines, 30, gateAfter(sent, func(req any) bool { return puts(req, name) && compares(req, name, pb.Compare_MOD) }), nil)
+	mustLock(t, c, name, "holder", nil)
 	turn := startLockWait(ctx, c, name, "heir")
 	awaitLine(t, c, name, 1)
-	released := make(chan error, 1)
-	go func() { released <- c.Unlock(name, nil) }()
+	released := startUnlock(c, name)
 	sent.awaitArrival(t)
 	thief := make(chan Report, 1)
 	go func() { thief <- c.Lock(name, "thief", nil) }()

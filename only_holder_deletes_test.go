@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 )
@@ -48,29 +47,21 @@ func TestLateRelease_NextHolder(t *testing.T) {
 			t.Parallel()
 			ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 			releasing := newGate()
-			a := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
-				if deletes(req, name) || puts(req, name) && compares(req, name, pb.Compare_MOD) {
-					if err := releasing.pass(ctx, nil); err != nil {
-						return err
-					}
-				}
-				return send(ctx, reply)
-			}, nil)
+			a := tapped(t, machines, 60, gateBefore(releasing, func(req any) bool {
+				return deletes(req, name) || puts(req, name) && compares(req, name, pb.Compare_MOD)
+			}), nil)
 			b, c := unhedged(newClient(t, 5, 60)), unhedged(newClient(t, 5, 60))
-			require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+			mustLock(t, a, name, "a", nil)
 			if line == "a goroutine waits" {
 				leaving, leave := context.WithCancel(ctx)
 				heir := startLockWait(leaving, a, name, "heir")
 				awaitLine(t, a, name, 1)
 				defer func() { leave(); outcomeOf(t, heir) }()
 			}
-			released := make(chan error, 1)
-			go func() { released <- a.Unlock(name, nil) }()
+			released := startUnlock(a, name)
 			releasing.awaitArrival(t)
-			_, err := etcd.Delete(ctx, name)
-			require.NoError(t, err)
-			held := b.Lock(name, "b", nil)
-			require.Equal(t, Success, held.Msg)
+			remove(t, etcd, name)
+			held := mustLock(t, b, name, "b", nil)
 			if line == "somebody waits" {
 				leaving, leave := context.WithCancel(ctx)
 				waits := startLockWait(leaving, c, name, "c")
@@ -95,17 +86,15 @@ func TestLateRelease_NextHolder(t *testing.T) {
 // locked again, under the same lease.
 func TestLateRemoval_NextHold(t *testing.T) {
 	t.Parallel()
-	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	etcd, name := etcdtest.Connect(t, machines), etcdtest.NewName()
 	deliver, tap := withholdFirst(func(req any) bool { return deletes(req, name) })
 	c := tapped(t, machines, 60, tap, nil)
 	c.queue.conn.SetLatency(0) // it is to try again soon
-	_, err := etcd.Put(ctx, name, "left", clientv3.WithLease(c.leases.All()[0].ID))
-	require.NoError(t, err)
+	putUnder(t, etcd, name, "left", c.leases.All()[0].ID)
 	c.leases.All()[0].NoteUnanswered()
 	remove := etcdtest.Receive(t, deliver)
 	etcdtest.Eventually(t, "it is removed", func() bool { return stored(t, etcd, name) == nil })
-	r := c.Lock(name, "c", nil)
-	require.Equal(t, Success, r.Msg)
+	r := mustLock(t, c, name, "c", nil)
 	require.NoError(t, remove())
 	require.Equal(t, r.Token, stored(t, etcd, name).GetModRevision())
 	require.NoError(t, c.Unlock(name, nil))
@@ -118,7 +107,7 @@ func TestLateRemoval_NextPlace(t *testing.T) {
 	a := unhedged(newClient(t, 5, 60))
 	deliver, tap := withholdFirst(func(req any) bool { return deletes(req, name+queueInfix) })
 	b := tapped(t, machines, 60, tap, nil)
-	require.Equal(t, Success, a.Lock(name, "a", nil).Msg)
+	mustLock(t, a, name, "a", nil)
 	leaving, leave := context.WithCancel(ctx)
 	turn := startLockWait(leaving, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)

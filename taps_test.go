@@ -200,6 +200,29 @@ func hearing(ctx context.Context, g *gate) watchTap {
 	}
 }
 
+// gateBefore is a tap that sends requests of that kind only once the gate is open.
+func gateBefore(g *gate, kind func(req any) bool) tap {
+	return func(ctx context.Context, req, reply any, send sender) error {
+		if kind(req) {
+			if err := g.pass(ctx, nil); err != nil {
+				return err
+			}
+		}
+		return send(ctx, reply)
+	}
+}
+
+// gateAfter is a tap that lets a client have the answers to requests of that kind only once the gate is open.
+func gateAfter(g *gate, kind func(req any) bool) tap {
+	return func(ctx context.Context, req, reply any, send sender) error {
+		err := send(ctx, reply)
+		if kind(req) {
+			return g.pass(ctx, err)
+		}
+		return err
+	}
+}
+
 // puts reports whether a request may put that key.
 func puts(req any, key string) bool {
 	return anyOp(req, func(op *pb.RequestOp) bool { return string(op.GetRequestPut().GetKey()) == key })

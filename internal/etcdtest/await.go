@@ -49,7 +49,13 @@ func Send[T any](t testing.TB, ch chan<- T, v T) {
 // Eventually waits for a condition that no channel tells. It fails the test if cond does not hold within Soon.
 func Eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(Soon); !cond(); time.Sleep(2 * time.Millisecond) {
+	EventuallyWithin(t, Soon, what, cond)
+}
+
+// EventuallyWithin is Eventually with a limit of the caller's.
+func EventuallyWithin(t testing.TB, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			require.FailNow(t, "this never happened: "+what)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/PumpkinSeed/locker/internal/lease"
 	"github.com/PumpkinSeed/locker/internal/syncutil"
 )
 
@@ -23,34 +24,29 @@ func TestHeld_AtTheDeadline(t *testing.T) {
 	})
 }
 
-// A process that was suspended for longer than the TTL may give back a lock first of all. It is told of the loss.
-func TestEnd_AfterTheDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		h := f.hold(t, name, nil)
-		f.lease.Suspend(1)
-		require.Equal(t, WasLost, f.End(h))
-		require.True(t, syncutil.Closed(h.Done()))
-		f.LoseAll(f.lease)
-		require.Equal(t, WasEnded, f.End(h))
-		f.empty(t)
-	})
-}
-
-// A lease ends before the Table hears of it. What is given back between the two was lost.
-func TestEnd_LeaseLostAMomentAgo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		h := f.hold(t, name, nil)
-		f.lease.Lose(errors.New("cause")) // without a LoseAll
-		require.False(t, h.Held())
-		require.False(t, syncutil.Closed(h.Done()))
-		require.Equal(t, WasLost, f.End(h))
-		require.True(t, syncutil.Closed(h.Done()))
-		f.LoseAll(f.lease)
-		require.Equal(t, WasEnded, f.End(h))
-		f.empty(t)
-	})
+// A hold whose lease has ended, which the Table has not heard of, was lost. That is so at a deadline that nobody has
+// noticed, in a process that was suspended for longer than the TTL and gives back the lock first of all; and in the moment
+// between the end of a lease and LoseAll.
+func TestEnd_LeaseHasEnded(t *testing.T) {
+	for what, end := range map[string]func(*lease.Lease){
+		"at the deadline":   func(l *lease.Lease) { l.Suspend(1) },
+		"lost a moment ago": func(l *lease.Lease) { l.Lose(errors.New("cause")) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t)
+				h := f.hold(t, name, nil)
+				end(f.lease)
+				require.False(t, syncutil.Closed(h.Done()))
+				require.Equal(t, WasLost, f.End(h))
+				require.True(t, syncutil.Closed(h.Done()))
+				require.False(t, h.Held())
+				f.LoseAll(f.lease)
+				require.Equal(t, WasEnded, f.End(h), "the loss is told once")
+				f.empty(t)
+			})
+		})
+	}
 }
 
 // A hold that was ended by the client's end says so.

@@ -1,6 +1,7 @@
 package holds
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -31,36 +32,29 @@ func (f *fixture) succession(t *testing.T, quit chan bool, lost bool) (next *Hol
 }
 
 // A value on a quit channel reaches the lock that has the channel now, though the listener of an earlier lock, which
-// has just been given back, may be the one that receives it.
+// has just been given back, may be the one that receives it. Where the later lock was lost, nothing is given back.
 func TestQuit_ReachesTheLaterHold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		for range 500 {
-			quit := make(chan bool, 1)
-			next := f.succession(t, quit, false)
-			synctest.Wait()
-			require.Empty(t, quit)
-			require.True(t, syncutil.Closed(next.Done()), "the value ends the lock")
-			require.Same(t, next, <-f.released)
-			f.empty(t)
-		}
-	})
-}
-
-// The same where the later lock is lost: the value is received for it, and nothing is given back.
-func TestQuit_ReachesTheLaterHoldThatWasLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		for range 500 {
-			quit := make(chan bool, 1)
-			next := f.succession(t, quit, true)
-			synctest.Wait()
-			require.Empty(t, quit)
-			require.Empty(t, f.released, "what was lost is not given back")
-			require.Equal(t, WasEnded, f.End(next), "quit has ended it")
-			f.empty(t)
-		}
-	})
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprint("lost: ", lost), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t)
+				for range 500 {
+					quit := make(chan bool, 1)
+					next := f.succession(t, quit, lost)
+					synctest.Wait()
+					require.Empty(t, quit)
+					require.True(t, syncutil.Closed(next.Done()), "the value ends the lock")
+					if lost {
+						require.Empty(t, f.released)
+						require.Equal(t, WasEnded, f.End(next), "quit has ended it")
+					} else {
+						require.Same(t, next, <-f.released)
+					}
+					f.empty(t)
+				}
+			})
+		})
+	}
 }
 
 // One value ends one hold of a channel that several have, and rather one that lasts than one that was lost. The end of

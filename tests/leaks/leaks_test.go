@@ -34,19 +34,19 @@ const (
 	soon    = 30 * time.Second
 )
 
-// rig is a cluster, and clients that reach it through a network that can be cut.
-type rig struct {
+// testbed is a cluster, and clients that reach it through a network that can be cut.
+type testbed struct {
 	net  etcdtest.Network
 	etcd *clientv3.Client // past it
 }
 
-func newRig(t *testing.T) *rig {
+func newTestbed(t *testing.T) *testbed {
 	t.Helper()
 	endpoints := etcdtest.New(t, etcdtest.Options{Members: 3}).Endpoints()
-	return &rig{etcdtest.NewNetwork(t, endpoints), etcdtest.Connect(t, endpoints)}
+	return &testbed{etcdtest.NewNetwork(t, endpoints), etcdtest.Connect(t, endpoints)}
 }
 
-func (r *rig) newClient(t *testing.T) locker.Client {
+func (r *testbed) newClient(t *testing.T) locker.Client {
 	t.Helper()
 	c, err := locker.New(r.net.Endpoints(), 5, ttl, context.Background())
 	require.NoError(t, err)
@@ -54,7 +54,7 @@ func (r *rig) newClient(t *testing.T) locker.Client {
 }
 
 // keys and leases are all that there are.
-func (r *rig) keys(t *testing.T) (keys []string) {
+func (r *testbed) keys(t *testing.T) (keys []string) {
 	t.Helper()
 	resp, err := r.etcd.Get(t.Context(), "", clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	require.NoError(t, err)
@@ -64,7 +64,7 @@ func (r *rig) keys(t *testing.T) (keys []string) {
 	return keys
 }
 
-func (r *rig) leases(t *testing.T) int {
+func (r *testbed) leases(t *testing.T) int {
 	t.Helper()
 	resp, err := r.etcd.Leases(t.Context())
 	require.NoError(t, err)
@@ -154,7 +154,7 @@ func run(all []locker.Client, next func() (n int, more bool)) {
 }
 
 // strike does to the network what the n-th fault is.
-func (r *rig) strike(n int) {
+func (r *testbed) strike(n int) {
 	p := r.net[n%len(r.net)]
 	switch n % 5 {
 	case 0, 1:
@@ -170,7 +170,7 @@ func (r *rig) strike(n int) {
 }
 
 func TestNothingIsLeft(t *testing.T) {
-	r := newRig(t)
+	r := newTestbed(t)
 	r.keys(t) // connects
 	goroutines, open := runtime.NumGoroutine(), files(t)
 
@@ -233,7 +233,7 @@ func eventually(t *testing.T, what string, cond func() bool, is func() any) {
 //
 //	go test -C tests ./leaks -run Soak -v -timeout 0 -for 10m
 func TestSoak(t *testing.T) {
-	r := newRig(t)
+	r := newTestbed(t)
 	var all []locker.Client
 	for range clients {
 		all = append(all, r.newClient(t))

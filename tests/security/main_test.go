@@ -115,16 +115,6 @@ func keys(t *testing.T, root *clientv3.Client) []string {
 	return keys
 }
 
-func receive[T any](t *testing.T, ch <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-ch:
-	case <-time.After(soon):
-		require.FailNow(t, "nothing came")
-	}
-	return v
-}
-
 // watching is a Watch under way.
 type watching struct {
 	values chan string
@@ -155,16 +145,7 @@ func (w watching) next(t *testing.T) (v string) {
 func (w watching) end(t *testing.T) {
 	t.Helper()
 	close(w.quit)
-	require.NoError(t, receive(t, w.result))
-}
-
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(soon); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			require.FailNow(t, "it never came to this: "+what)
-		}
-	}
+	require.NoError(t, etcdtest.ReceiveWithin(t, w.result, soon))
 }
 
 func mustLock(t *testing.T, c locker.Client, name string) locker.Report {
@@ -198,7 +179,7 @@ func useAll(t *testing.T, a, b locker.Client, name string) {
 	}
 	require.NoError(t, a.Unlock(name, nil))
 	for range 2 {
-		require.NoError(t, receive(t, served))
+		require.NoError(t, etcdtest.ReceiveWithin(t, served, soon))
 	}
 	for watched.next(t) != "" {
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -52,7 +53,7 @@ func TestRoles(t *testing.T) {
 		r := c.LockWait(t.Context(), exactName, "value", nil)
 		require.NoError(t, r.Err)
 		taken := time.Now()
-		eventually(t, "it is older than its TTL", func() bool { return time.Since(taken) > (ttl+1)*time.Second })
+		etcdtest.EventuallyWithin(t, soon, "it is older than its TTL", func() bool { return time.Since(taken) > (ttl+1)*time.Second })
 		require.True(t, r.Held())
 		require.NoError(t, c.Unlock(exactName, nil))
 		require.Equal(t, "value", watched.next(t))
@@ -63,9 +64,9 @@ func TestRoles(t *testing.T) {
 		mustLock(t, c, exactName)
 		waiter := make(chan locker.Report, 1)
 		go func() { waiter <- other.LockWait(t.Context(), exactName, "value", nil) }()
-		eventually(t, "it waits", func() bool { return len(keys(t, root)) == 2 })
+		etcdtest.EventuallyWithin(t, soon, "it waits", func() bool { return len(keys(t, root)) == 2 })
 		require.NoError(t, c.Unlock(exactName, nil))
-		require.NoError(t, receive(t, waiter).Err)
+		require.NoError(t, etcdtest.ReceiveWithin(t, waiter, soon).Err)
 
 		// Contended, it can't have a place there.
 		start := time.Now()
@@ -127,9 +128,9 @@ func TestRoles(t *testing.T) {
 		require.False(t, r.Held())
 		_, err = root.RoleGrantPermission(t.Context(), "exact", exactName, "", clientv3.PermissionType(clientv3.PermReadWrite))
 		require.NoError(t, err)
-		eventually(t, "the release is finished in the background", func() bool { return len(keys(t, root)) == 0 })
+		etcdtest.EventuallyWithin(t, soon, "the release is finished in the background", func() bool { return len(keys(t, root)) == 0 })
 		require.NoError(t, c.Close())
-		require.NoError(t, receive(t, watched.result))
+		require.NoError(t, etcdtest.ReceiveWithin(t, watched.result, soon))
 	})
 }
 

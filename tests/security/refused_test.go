@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/PumpkinSeed/locker"
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -35,5 +36,5 @@ func TestRefusedWatches(t *testing.T) {
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- cli.Close() }()
-	require.NoError(t, receive(t, closed))
+	require.NoError(t, etcdtest.ReceiveWithin(t, closed, soon))
 }

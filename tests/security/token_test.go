@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -69,7 +70,7 @@ func testTokensExpire(t *testing.T, flag string) {
 	short := mustLock(t, b, contended)
 	waiter := make(chan locker.Report, 1)
 	go func() { waiter <- a.LockWait(t.Context(), contended, "value", nil) }()
-	eventually(t, "it waits", func() bool { return len(keys(t, root)) == 3 })
+	etcdtest.EventuallyWithin(t, soon, "it waits", func() bool { return len(keys(t, root)) == 3 })
 
 	for range 3 { // and so for more than ttl
 		before := requests.Load()
@@ -89,7 +90,7 @@ func testTokensExpire(t *testing.T, flag string) {
 	}
 
 	require.NoError(t, b.Unlock(contended, nil))
-	require.Equal(t, locker.Success, receive(t, waiter).Msg)
+	require.Equal(t, locker.Success, etcdtest.ReceiveWithin(t, waiter, soon).Msg)
 	require.NoError(t, a.Unlock(contended, nil))
 	require.NoError(t, a.Unlock(name, nil))
 	require.Equal(t, "", watched.next(t))

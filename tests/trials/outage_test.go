@@ -64,7 +64,7 @@ func firstLocks(t *testing.T, clients map[string]locker.Client, end func()) {
 			if strings.HasSuffix(kind, idle) {
 				<-over
 			}
-			for name := newName(); c.Lock(name, locker.DefaultValue, nil).Msg != locker.Success; {
+			for name := etcdtest.NewName(); c.Lock(name, locker.DefaultValue, nil).Msg != locker.Success; {
 			}
 			first <- time.Now()
 		}()

@@ -138,7 +138,7 @@ func (r *rival) deleted(t *testing.T, key string, put int64) clientv3.WatchChan 
 
 func holdLocker(t *testing.T, n etcdtest.Network, rival *rival, ttl int) *held {
 	t.Helper()
-	name := newName()
+	name := etcdtest.NewName()
 	r := newClient(t, n.Endpoints(), 5, int64(ttl)).Lock(name, "holder", nil)
 	require.Equal(t, locker.Success, r.Msg, "%v", r.Err)
 	over := make(chan struct{})
@@ -169,7 +169,7 @@ func holdConcurrency(t *testing.T, n etcdtest.Network, rival *rival, ttl int) *h
 	t.Helper()
 	session, err := concurrency.NewSession(etcdtest.Connect(t, n.Endpoints()), concurrency.WithTTL(ttl))
 	require.NoError(t, err)
-	name := newName()
+	name := etcdtest.NewName()
 	mutex := concurrency.NewMutex(session, name)
 	require.NoError(t, mutex.TryLock(t.Context()))
 	return &held{

@@ -5,11 +5,7 @@ package trials
 import (
 	"context"
 	"flag"
-	"fmt"
-	"os"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/PumpkinSeed/locker"
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -22,13 +18,6 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "16") // tests mostly wait here
 	etcdtest.MainWithCluster(m, &machines)
-}
-
-var names atomic.Int64
-
-// newName is a name that no other trial uses.
-func newName() string {
-	return fmt.Sprintf("trial-%d-%d/%d", os.Getpid(), time.Now().UnixNano(), names.Add(1))
 }
 
 func newClient(t testing.TB, endpoints []string, timeout, ttl int64) locker.Client {

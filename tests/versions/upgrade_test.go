@@ -49,7 +49,7 @@ func TestRollingUpgrade(t *testing.T) {
 	values, watched := make(chan string), make(chan error, 1)
 	quit := make(chan bool)
 	go func() { watched <- waiter.Watch("held/0", values, quit) }()
-	require.Equal(t, "value", receive(t, values))
+	require.Equal(t, "value", etcdtest.ReceiveWithin(t, values, soon))
 	waited := make(chan locker.Report, 1)
 	go func() { waited <- waiter.LockWait(t.Context(), "held/1", "next", nil) }()
 
@@ -101,7 +101,7 @@ func TestRollingUpgrade(t *testing.T) {
 
 	stop()
 	for range 2 {
-		o := receive(t, outcomes)
+		o := etcdtest.ReceiveWithin(t, outcomes, soon)
 		require.NoError(t, o.err)
 		t.Log(o.turns, "turns")
 		require.Greater(t, o.turns, 20)
@@ -109,21 +109,11 @@ func TestRollingUpgrade(t *testing.T) {
 	require.Empty(t, waited)
 	require.Empty(t, watched)
 	require.NoError(t, holder.Unlock("held/1", nil))
-	r := receive(t, waited)
+	r := etcdtest.ReceiveWithin(t, waited, soon)
 	require.NoError(t, r.Err)
 	require.Greater(t, r.Token, held["held/1"].Token)
 	require.NoError(t, holder.Unlock("held/0", nil))
-	require.Equal(t, "", receive(t, values), "the next that it tells")
+	require.Equal(t, "", etcdtest.ReceiveWithin(t, values, soon), "the next that it tells")
 	close(quit)
-	require.NoError(t, receive(t, watched))
-}
-
-func receive[T any](t *testing.T, ch <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-ch:
-	case <-time.After(soon):
-		require.FailNow(t, "nothing came")
-	}
-	return v
+	require.NoError(t, etcdtest.ReceiveWithin(t, watched, soon))
 }

@@ -114,17 +114,17 @@ func TestFunctional(t *testing.T) {
 
 // ownCluster are the tests that start a cluster, of the server that LOCKER_ETCD names, to break it: once for each server
 // is enough.
-const ownCluster = "^(TestBatchOnEtcd|TestFrozenMembers|TestHoldSurvivesCompaction|TestKilledMembers|TestNoSpaceAlarm|TestProposals|" +
-	"TestWatchSurvivesCompaction)$"
+const ownCluster = "^(TestLock_GroupOnEtcd|TestMembersFrozen|TestHeld_Compaction|TestMembersKilled|TestUnlock_NoSpaceAlarm|" +
+	"TestCost_Proposals|TestWatch_Compaction|TestWatch_BeginsAgain|TestWatch_AuthSwitchedOn)$"
 
 // unfit are the tests of what an old etcd is not up to.
 func unfit(version string) (skip []string) {
 	n := numbers(version)
 	if n[2] < map[int]int{4: 42, 5: 28, 6: 9}[n[1]] { // does not check the rights to what nested transactions do: CVE-2026-33343
-		skip = append(skip, "^TestBatchOnEtcd$")
+		skip = append(skip, "^TestLock_GroupOnEtcd$")
 	}
 	if n[1] < 5 { // elects without --pre-vote: who cannot be elected may for seconds keep the other from it
-		skip = append(skip, "^TestFrozenMembers$/^(each_in_turn|a_leader_for_longer_than_a_TTL)$")
+		skip = append(skip, "^TestMembersFrozen$/^(each_in_turn|a_leader_for_longer_than_a_TTL)$")
 	}
 	return skip
 }
