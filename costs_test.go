@@ -30,7 +30,7 @@ func TestCost_UncontendedLockWait(t *testing.T) {
 	}
 }
 
-// In a contended lock the release is one transaction, and the one who gets the lock writes nothing.
+// The release of a contended lock is one transaction, and the client that gets the lock writes nothing.
 func TestCost_HandOver(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
@@ -56,7 +56,7 @@ func TestCost_HandOver(t *testing.T) {
 		}
 		require.NoError(t, clients[i].Unlock(name, nil))
 		gotLock(t, turns[i+1])
-		if i > 0 { // the first holder found the line only when it released
+		if i > 0 { // the first holder did not know of the queue before its release
 			require.Len(t, sent[i].take(), 1, "the one who releases")
 		}
 		for _, req := range sent[i+1].take() {
@@ -71,7 +71,7 @@ func TestCost_HandOver(t *testing.T) {
 	}
 }
 
-// Within a process the lock changes hands in one transaction, and nobody stands in the line for it.
+// Within a process the lock changes hands in one transaction, and takes no place in the queue.
 func TestCost_HandOverWithinAProcess(t *testing.T) {
 	t.Parallel()
 	ctx, name := testCtx(t), etcdtest.NewName()
@@ -125,7 +125,7 @@ func TestCost_OneWaiterIsWoken(t *testing.T) {
 	require.LessOrEqual(t, events.Load(), int64(6*waiters), "events")
 }
 
-// Raft proposals of one contended cycle: two across clients (into the line, and the hand-over), one within a client.
+// A contended cycle takes two Raft proposals across clients, for the place and the hand-over, and one within a client.
 func TestCost_Proposals(t *testing.T) {
 	t.Parallel()
 	ctx := testCtx(t)
@@ -168,7 +168,7 @@ func TestCost_Proposals(t *testing.T) {
 		if each > 2 {
 			t.Errorf("%d clients: %.2f proposals a cycle", n, each)
 		}
-		for i := range n { // the line runs dry
+		for i := range n { // the queue becomes empty
 			k := (cycles + n + i) % n
 			gotLock(t, turns[k])
 			require.NoError(t, clients[k].Unlock(name, nil))
@@ -192,14 +192,14 @@ func TestCost_Proposals(t *testing.T) {
 	gotLock(t, turn)
 }
 
-// change is what one commit did to a lock's key and its line.
+// change is what one commit has done to the key of a lock and to its queue.
 type change struct {
 	revision int64
 	what     map[string]string // key: "delete", or "put" and the value
 	lease    int64             // of the lock's key, if that was put
 }
 
-// changes are the commits to a name since a revision.
+// changes returns the commits to a name since a revision.
 func changes(t *testing.T, etcd *clientv3.Client, name string, since int64) (found []change) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -80,7 +80,7 @@ func holdForParent(name string) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// What a late request of one session of a client has left strands nobody who waits with another.
+// The remains of a late request under one lease of a client do not strand a goroutine that waits under another.
 func TestRemains_OfAnotherLease(t *testing.T) {
 	t.Parallel()
 	for _, what := range []string{"a lock", "a lock, and Lock", "a place, and the holder crashes", "a place, and the holder unlocks"} {
@@ -92,7 +92,7 @@ func TestRemains_OfAnotherLease(t *testing.T) {
 			crowd := func(n int64) { full.Holds.Add(n) }
 			crowd(lease.MaxHolds)
 			defer crowd(-lease.MaxHolds)
-			mustLock(t, b, etcdtest.NewName(), "v", nil) // the second session is there
+			mustLock(t, b, etcdtest.NewName(), "v", nil) // the client has its second lease now
 			if strings.HasPrefix(what, "a place") {
 				mustLock(t, a, name, "a", nil)
 				key = placeKey(name, int64(full.ID))
@@ -119,8 +119,8 @@ func TestRemains_OfAnotherLease(t *testing.T) {
 	}
 }
 
-// A key that an outsider has put into the line stands there for ever and claims nothing: under no lease, under that of a
-// waiter behind it, or of a client that waits for nothing.
+// A key that an outsider has put into the queue strands nobody, though nobody claims the lock for it: under no lease, under
+// that of a waiter behind it, or under that of a client that does not wait.
 func TestRemains_StrayPlace(t *testing.T) {
 	t.Parallel()
 	for _, holder := range []string{"crashes", "unlocks"} {
@@ -187,7 +187,7 @@ func TestCrash_HolderAndFirstWaiter(t *testing.T) {
 	}
 }
 
-// An event that never arrives strands nobody: the waiter looks by itself now and then.
+// An event that never arrives strands nobody, because a waiter looks by itself now and then.
 func TestWatches_LostEvent(t *testing.T) {
 	t.Parallel()
 	for _, what := range []string{"hand-over", "deletion"} {
@@ -218,7 +218,7 @@ func TestWatches_LostEvent(t *testing.T) {
 	}
 }
 
-// A watch that ends, as after a compaction, is opened anew, and what it would have told meanwhile is looked up.
+// A watch that has ended, as after a compaction, is opened again, and the waiter reads what has happened meanwhile.
 func TestWatches_Broken(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
@@ -233,7 +233,7 @@ func TestWatches_Broken(t *testing.T) {
 	turn := startLockWait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
 	require.NoError(t, a.Unlock(name, nil))
-	gotLock(t, turn) // the re-check comes only after 20 s
+	gotLock(t, turn) // without a watch, it would look again after 20 s only
 	require.True(t, broken.Load())
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 )
 
-// The moments at which a LockWait may be told to end, whatever the network does: it is back at once.
+// A LockWait returns at once when its ctx ends, whatever it is doing and whatever state the network is in.
 func TestLockWait_CtxEnds(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -28,29 +28,29 @@ func TestLockWait_CtxEnds(t *testing.T) {
 		denied bool // it is known that somebody else has the lock
 		start  func(t *testing.T, s *scene) <-chan ending
 	}{
-		{"waits for the seat", true, func(t *testing.T, s *scene) <-chan ending {
+		{"waits behind another goroutine", true, func(t *testing.T, s *scene) <-chan ending {
 			require.Equal(t, Success, s.client(t, nil, nil).Lock(s.own, "v", nil).Msg)
 			s.name = s.own
 			return s.waitInLine(t)
 		}},
-		{"waits for the seat, the network is gone", true, func(t *testing.T, s *scene) <-chan ending {
+		{"waits behind another goroutine, the network is gone", true, func(t *testing.T, s *scene) <-chan ending {
 			require.Equal(t, Success, s.client(t, nil, nil).Lock(s.own, "v", nil).Msg)
 			s.name = s.own
 			end := s.waitInLine(t)
 			s.net.Hold()
 			return end
 		}},
-		{"stands in the line", true, func(t *testing.T, s *scene) <-chan ending {
+		{"has a place in the queue", true, func(t *testing.T, s *scene) <-chan ending {
 			s.client(t, nil, nil)
 			return s.waitInPlace(t)
 		}},
-		{"stands in the line, the network is gone", true, func(t *testing.T, s *scene) <-chan ending {
+		{"has a place in the queue, the network is gone", true, func(t *testing.T, s *scene) <-chan ending {
 			s.client(t, nil, nil)
 			end := s.waitInPlace(t)
 			s.net.Hold()
 			return end
 		}},
-		{"enters the line, the answer is lost", true, func(t *testing.T, s *scene) <-chan ending {
+		{"enters the queue, the answer is lost", true, func(t *testing.T, s *scene) <-chan ending {
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				if enters(req, s.name) {
 					s.once.Do(func() { s.net.Swallow(etcdtest.ToClient) })
@@ -59,7 +59,7 @@ func TestLockWait_CtxEnds(t *testing.T) {
 			}, nil)
 			return s.waitInPlace(t)
 		}},
-		{"enters the line, the request is lost", true, func(t *testing.T, s *scene) <-chan ending {
+		{"enters the queue, the request is lost", true, func(t *testing.T, s *scene) <-chan ending {
 			sent := newGate()
 			s.client(t, func(ctx context.Context, req, reply any, send sender) error {
 				if enters(req, s.name) {
@@ -140,7 +140,7 @@ func TestLockWait_CtxEnds(t *testing.T) {
 				require.ErrorContains(t, e.report.Err, s.name)
 			}
 
-			// What is left of it goes by itself, and the client is as good as new.
+			// What the wait has left in etcd is removed, and the client can take the lock again.
 			s.net.Heal()
 			awaitPlaces(t, s.etcd, s.name, 0)
 			if err := s.holder.Unlock(s.name, nil); err != nil {
@@ -157,8 +157,8 @@ func TestLockWait_CtxEnds(t *testing.T) {
 	}
 }
 
-// witness tells when a ctx has ended for a goroutine that does nothing but wait for it, by way of another ctx as LockWait
-// does: what the machine takes for that, when it is busy, is not LockWait's.
+// witness reports when the end of a ctx reaches a goroutine that does nothing else than wait for it. Like LockWait, it waits
+// for another ctx that the first one ends. What a busy machine takes for that is not counted as time of LockWait.
 func witness(ctx context.Context) <-chan time.Time {
 	inner, cancel := context.WithCancel(context.Background())
 	context.AfterFunc(ctx, cancel)
@@ -182,7 +182,7 @@ type scene struct {
 	waiter Client
 }
 
-// ending is a Report, and when it came.
+// ending is a Report, and the moment at which it came.
 type ending struct {
 	report Report
 	at     time.Time
@@ -219,7 +219,7 @@ func TestLockWait_Deadline(t *testing.T) {
 	etcd, name := etcdtest.Connect(t, machines), etcdtest.NewName()
 	a, b := unhedged(newClient(t, 5, 60)), unhedged(newClient(t, 5, 60))
 	mustLock(t, a, name, "a", nil)
-	for _, c := range []Client{a, b} { // in the line of the process, and in that of the cluster
+	for _, c := range []Client{a, b} { // within the process, and in the queue in etcd
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		told := witness(ctx)
 		r := c.LockWait(ctx, name, "v", nil)
@@ -254,7 +254,7 @@ func TestLockWait_ErrorNamesTheLock(t *testing.T) {
 	a, b := newClient(t, 5, 5), newClient(t, 5, 5)
 	name := etcdtest.NewName()
 	mustLock(t, a, name, DefaultValue, nil)
-	for _, c := range []Client{a, b} { // the line of the process, and that of the cluster
+	for _, c := range []Client{a, b} { // within the process, and in the queue in etcd
 		ctx, cancel := context.WithCancel(t.Context())
 		reports := make(chan Report, 1)
 		go func() { reports <- c.LockWait(ctx, name, DefaultValue, nil) }()
@@ -297,8 +297,8 @@ func TestLockWait_CtxEndsBehindAnotherGoroutine(t *testing.T) {
 	})
 }
 
-// LockWait gives up when etcd does not answer before it stands in the line: the client's timeout counts once, for all
-// that is asked until then.
+// LockWait gives up when etcd does not answer before it has a place in the queue. The client's timeout bounds all requests
+// until then together.
 func TestLockWait_LineIsNotReached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var kv etcdfake.KV
@@ -320,7 +320,7 @@ func TestLockWait_LineIsNotReached(t *testing.T) {
 	})
 }
 
-// Watch ends at once, also while nobody receives what it has to tell.
+// Watch ends at once, also while nobody receives the value that it sends.
 func TestWatch_EndsWhileBlocked(t *testing.T) {
 	t.Parallel()
 	etcd := etcdtest.Connect(t, machines)

@@ -18,7 +18,7 @@ const ms = time.Millisecond
 const fakeTimeout = time.Second
 
 // newFakeClient returns a client of this fake, and its lease, which lives for an hour. Nothing looks for the remains of
-// requests that got no answer. Its use is in a bubble of synctest.
+// requests that got no answer. It must be called in a bubble of synctest.
 func newFakeClient(t *testing.T, kv *etcdfake.KV) (Client, *lease.Lease) {
 	c := newFakeClientOf(t, kv, &etcdfake.Leases{})
 	l, err := c.leases.Get(etcdfake.Within(time.Second))

@@ -12,14 +12,14 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 )
 
-// A request of ours that entered the line, and got no answer, arrives when we have come and gone.
+// A request to enter the queue, which got no answer, arrives when the client has held the lock and given it back.
 func TestLateEntry_IsRemoved(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 	a := newClient(t, 5, 2)
 	deliver, tap := withholdFirst(func(req any) bool { return enters(req, name) })
 	b := tapped(t, machines, 2, tap, nil)
-	b.queue.conn.SetLatency(0) // it is to try again soon
+	b.queue.conn.SetLatency(0) // its next request is sent twice soon
 	mustLock(t, a, name, "a", nil)
 	turn := startLockWait(ctx, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
@@ -30,14 +30,14 @@ func TestLateEntry_IsRemoved(t *testing.T) {
 
 	require.NoError(t, (<-deliver)())
 	start := time.Now()
-	turn = startLockWait(ctx, a, name, "a") // whatever it has left behind, a place or the lock, stops nobody for long
+	turn = startLockWait(ctx, a, name, "a") // whether it has left a place or the lock, that stops nobody for long
 	gotLock(t, turn)
 	require.NoError(t, a.Unlock(name, nil))
 	require.Less(t, time.Since(start), 4*time.Second)
 	nothingLeft(t, etcd, name)
 }
 
-// An entry of an earlier wait arrives late and writes over the place of the present one.
+// A request of an earlier wait to enter the queue arrives late, and writes over the place of the present wait.
 func TestLateEntry_ChangesTheValue(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
@@ -64,7 +64,7 @@ func TestLateEntry_ChangesTheValue(t *testing.T) {
 	require.NoError(t, b.Unlock(name, nil))
 }
 
-// After an outage of its watches a waiter asks a quorum, whatever it was told before.
+// After an outage of its watches a waiter asks a quorum, because the member that answers may lag behind.
 func TestLaggingMember_AfterAnOutageOfWatches(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
@@ -74,7 +74,7 @@ func TestLaggingMember_AfterAnOutageOfWatches(t *testing.T) {
 	turn := startLockWait(ctx, first, name, "first")
 	awaitPlaces(t, etcd, name, 1)
 	var breaking, broken atomic.Bool
-	var lag, looked atomic.Int64 // what the answering member has come to, and what the waiter has seen of it
+	var lag, looked atomic.Int64 // the revision of the answering member, and the one that the waiter has seen
 	second := tapped(t, machines, 60, func(ctx context.Context, req, reply any, send sender) error {
 		txn, _ := req.(*pb.TxnRequest)
 		lagging := false
@@ -100,7 +100,7 @@ func TestLaggingMember_AfterAnOutageOfWatches(t *testing.T) {
 	})
 	next := startLockWait(ctx, second, name, "second")
 	awaitPlaces(t, etcd, name, 2)
-	old.unlock(t) // the second sees this, and that the first takes it
+	old.unlock(t) // the second waiter sees the deletion, and that the first takes the lock
 	token := gotLock(t, turn).Token
 	etcdtest.Eventually(t, "the second has looked", func() bool { return looked.Load() >= token })
 	resp, err := etcd.Get(ctx, name)
@@ -108,7 +108,7 @@ func TestLaggingMember_AfterAnOutageOfWatches(t *testing.T) {
 	lag.Store(resp.Header.Revision)
 	breaking.Store(true)
 	require.NoError(t, first.Unlock(name, nil))
-	gotLock(t, next) // the next look without a reason is after 20 s
+	gotLock(t, next) // without a watch, it would look again after 20 s only
 	require.True(t, broken.Load())
 	require.NoError(t, second.Unlock(name, nil))
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/PumpkinSeed/locker/internal/syncutil"
 )
 
-// The holder is told of its loss before another client can have the lock. tests/trials does this many more times, and
+// The holder learns of its loss before another client can have the lock. Package tests/trials repeats this many more times,
 // with a TTL of 5 s.
 func TestHolderPartitioned(t *testing.T) {
 	t.Parallel()
@@ -51,7 +51,7 @@ func TestHolderPartitioned(t *testing.T) {
 		}
 	}
 	running.Wait()
-	busy := late() // this much of a lead may be this machine's, which told us of the loss too late
+	busy := late() // by so much a busy machine may have reported the loss too late
 	for kind, lead := range leads {
 		smallest := slices.Min(lead)
 		t.Logf("%s: smallest lead of %d: %v; the machine was late by up to %v", kind, trials, smallest, busy)
@@ -60,8 +60,8 @@ func TestHolderPartitioned(t *testing.T) {
 	}
 }
 
-// leadOf is the time from the moment at which the holder is told of its loss to that at which the rival, which takes
-// the lock as soon as etcd gives it away, has it.
+// leadOf returns the time between two moments: the holder learns of its loss, and the rival, which takes the lock as soon as
+// etcd lets it, has the lock.
 func leadOf(ctx context.Context, etcd *clientv3.Client, holder, rival Client, strike func()) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -109,7 +109,8 @@ var interferences = map[string]func(t testing.TB, etcd *clientv3.Client, name st
 	},
 }
 
-// A lock that is held for longer than a renewal interval hears of its loss at once; those beside it go on.
+// The holder of a lock that has been held for longer than a renewal interval learns of its loss at once. The other locks of
+// the client are not touched.
 func TestHeld_Interference(t *testing.T) {
 	t.Parallel()
 	for kind, interfere := range interferences {
@@ -122,12 +123,12 @@ func TestHeld_Interference(t *testing.T) {
 				byQuit: mustLock(t, c, byQuit, DefaultValue, quit),
 			}
 			spared := mustLock(t, c, beside, DefaultValue, nil)
-			session := c.leases.All()[0]
-			<-time.After(session.Interval() + 200*time.Millisecond) // that long it is to be held
+			l := c.leases.All()[0]
+			<-time.After(l.Interval() + 200*time.Millisecond) // the locks are watched now
 
 			start := time.Now()
 			interfere(t, etcd, name)
-			if kind != "lease revoked" { // which takes all that hangs on it
+			if kind != "lease revoked" { // that loses all locks of the lease
 				interfere(t, etcd, byQuit)
 			}
 			after := map[string]int64{}
@@ -154,7 +155,7 @@ func TestHeld_Interference(t *testing.T) {
 	}
 }
 
-// A lock just taken is not watched yet: Unlock finds out.
+// The key of a lock that was just taken is not watched yet. Unlock finds out that the lock was lost.
 func TestUnlock_InterferenceAtOnce(t *testing.T) {
 	t.Parallel()
 	for kind, interfere := range interferences {
@@ -162,7 +163,7 @@ func TestUnlock_InterferenceAtOnce(t *testing.T) {
 			t.Parallel()
 			c, etcd := newClient(t, 5, 30), etcdtest.Connect(t, machines)
 			name, byQuit, quit := etcdtest.NewName(), etcdtest.NewName(), make(chan bool)
-			c.queue.conn.SetLatency(time.Minute) // no request is sent twice: what is found is not its own effect
+			c.queue.conn.SetLatency(time.Minute) // no request is sent twice, so none finds its own effect
 			mustLock(t, c, name, DefaultValue, nil)
 			interfere(t, etcd, name)
 			after := stored(t, etcd, name).GetModRevision()
@@ -182,8 +183,8 @@ func TestUnlock_InterferenceAtOnce(t *testing.T) {
 	}
 }
 
-// A leader that was frozen, replaced and resumed answers renewals that it has no right to give. The rest of the cluster
-// goes on renewing here, so only the client's own deadline can end the lock.
+// A leader that was frozen, replaced and resumed answers renewals though it is no leader any more. In this test the rest
+// of the cluster does renew the lease, so nothing but the deadline of the client can end the lock.
 func TestHeld_FormerLeader(t *testing.T) {
 	t.Parallel()
 	const ttl = 2
@@ -204,7 +205,7 @@ func TestHeld_FormerLeader(t *testing.T) {
 	defer c.Close()
 	name := etcdtest.NewName()
 	held := mustLock(t, c, name, DefaultValue, nil)
-	time.Sleep(ttl * time.Second * 3 / 2) // answers of the leader keep it
+	time.Sleep(ttl * time.Second * 3 / 2) // the answers of the leader extend the deadline
 	require.True(t, held.Held())
 	former.Store(true)
 	etcdtest.ReceiveWithin(t, held.Done, ttl*time.Second)
@@ -212,7 +213,7 @@ func TestHeld_FormerLeader(t *testing.T) {
 	require.ErrorIs(t, c.Unlock(name, nil), ErrLost)
 }
 
-// oldTerm makes the answers to renewals those of a former leader, once it is on.
+// oldTerm is a stream on which, once it is switched on, the answers to renewals are those of a former leader.
 type oldTerm struct {
 	grpc.ClientStream
 	on *atomic.Bool
@@ -226,7 +227,7 @@ func (s oldTerm) RecvMsg(m any) error {
 	return err
 }
 
-// The lock is lost while fn runs: fn is told, Do waits for it, and says so.
+// The lock is lost while fn runs. The ctx of fn ends with ErrLost; Do waits for fn, and returns ErrLost too.
 func TestDo_LockLost(t *testing.T) {
 	t.Parallel()
 	for what, lose := range map[string]func(*testing.T, *clientv3.Client, etcdtest.Network, Client, string){

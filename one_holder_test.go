@@ -112,7 +112,7 @@ func TestDo_Exclusive(t *testing.T) {
 	t.Log(n, time.Since(start))
 }
 
-// Wherever a hand-over stands, there is no moment at which a third client, or another goroutine, gets in.
+// At no moment of a hand-over can a third client take the lock.
 func TestLock_CannotBargeIn(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
@@ -125,7 +125,7 @@ func TestLock_CannotBargeIn(t *testing.T) {
 		}
 	}
 	a := tapped(t, machines, 30, func(ctx context.Context, req, reply any, send sender) error {
-		if deletes(req, name) || puts(req, name) && deletes(req, name+queueInfix) { // all that may give it away
+		if deletes(req, name) || puts(req, name) && deletes(req, name+queueInfix) { // every request that may give the lock away
 			steal()
 			defer steal()
 		}
@@ -201,7 +201,7 @@ func TestLock_ForkExcluded(t *testing.T) {
 	old.unlock(t)
 }
 
-// fork is the protocol of clients that know no line: they look, put under a lease, and delete.
+// fork is the protocol of clients that know no queue. They read the key, put it under a lease, and delete it.
 type fork struct {
 	etcd *clientv3.Client
 	name string

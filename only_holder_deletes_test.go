@@ -39,7 +39,7 @@ func TestUnlock_NotHeld(t *testing.T) {
 	require.NoError(t, b.Unlock(others, nil))
 }
 
-// A release that comes late, after the lock was lost and taken by somebody else, must not touch it.
+// A release that arrives late, after the lock was lost and another client has taken it, does not touch the key.
 func TestLateRelease_NextHolder(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{"nobody waits", "somebody waits", "a goroutine waits"} {
@@ -69,7 +69,7 @@ func TestLateRelease_NextHolder(t *testing.T) {
 				defer func() { leave(); outcomeOf(t, waits) }()
 			}
 			releasing.open()
-			if err := <-released; err != nil { // nil when it was sent twice: then it may have been its own doing
+			if err := <-released; err != nil { // nil if the request was sent twice: the key may then have gone by the first
 				require.ErrorIs(t, err, ErrLost)
 			}
 			resp, err := etcd.Get(ctx, name)
@@ -82,14 +82,14 @@ func TestLateRelease_NextHolder(t *testing.T) {
 	}
 }
 
-// What a client leaves behind is removed by a request that is sent twice, and arrives the second time when the name is
-// locked again, under the same lease.
+// The remains of a lost request are removed by a request that is sent twice. It arrives the second time when the client has
+// taken the lock again, under the same lease, and does not touch the key.
 func TestLateRemoval_NextHold(t *testing.T) {
 	t.Parallel()
 	etcd, name := etcdtest.Connect(t, machines), etcdtest.NewName()
 	deliver, tap := withholdFirst(func(req any) bool { return deletes(req, name) })
 	c := tapped(t, machines, 60, tap, nil)
-	c.queue.conn.SetLatency(0) // it is to try again soon
+	c.queue.conn.SetLatency(0) // its next request is sent twice soon
 	putUnder(t, etcd, name, "left", c.leases.All()[0].ID)
 	c.leases.All()[0].NoteUnanswered()
 	remove := etcdtest.Receive(t, deliver)
@@ -100,7 +100,7 @@ func TestLateRemoval_NextHold(t *testing.T) {
 	require.NoError(t, c.Unlock(name, nil))
 }
 
-// The same of the place of a waiter that gives up, and comes back.
+// The same holds for the place of a waiter that gives up and waits again.
 func TestLateRemoval_NextPlace(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
@@ -111,7 +111,7 @@ func TestLateRemoval_NextPlace(t *testing.T) {
 	leaving, leave := context.WithCancel(ctx)
 	turn := startLockWait(leaving, b, name, "b")
 	awaitPlaces(t, etcd, name, 1)
-	b.queue.conn.SetLatency(0) // it is to try again soon
+	b.queue.conn.SetLatency(0) // its next request is sent twice soon
 	leave()
 	require.ErrorIs(t, outcomeOf(t, turn).Err, context.Canceled)
 	remove := etcdtest.Receive(t, deliver)

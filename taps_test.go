@@ -23,7 +23,7 @@ type tap func(ctx context.Context, req, reply any, send sender) error
 // watchTap is called for each answer to a watch, before the client sees it.
 type watchTap func(key string, resp *pb.WatchResponse)
 
-// tapped is a calm client whose requests and watches a test can see, stop and change. Both taps may be nil.
+// tapped returns an unhedged client whose requests and watches a test can see, stop and change. Both taps may be nil.
 func tapped(t testing.TB, endpoints []string, ttl int64, requests tap, events watchTap) Client {
 	t.Helper()
 	cfg := clientv3.Config{Endpoints: endpoints, Logger: clientv3.NewCtxClient(context.Background()).GetLogger()}
@@ -136,7 +136,7 @@ func (s *tappedStream) lane(id int64) chan<- *pb.WatchResponse {
 	return s.lanes[id]
 }
 
-// requests counts what a client sends.
+// requests collects what a client sends.
 type requests struct {
 	mu   sync.Mutex
 	sent []any // guarded by mu
@@ -149,7 +149,7 @@ func (r *requests) tap(ctx context.Context, req, reply any, send sender) error {
 	return send(ctx, reply)
 }
 
-// take returns what was sent since the last time.
+// take returns the requests since the last call.
 func (r *requests) take() []any {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,7 +158,7 @@ func (r *requests) take() []any {
 	return sent
 }
 
-// withholdFirst is a tap that keeps the first request of that kind, for the test to deliver later.
+// withholdFirst is a tap that keeps back the first request of that kind. The test receives a function that delivers it.
 func withholdFirst(kind func(req any) bool) (deliver <-chan func() error, _ tap) {
 	kept := make(chan func() error, 1)
 	var once sync.Once
@@ -179,7 +179,7 @@ func withholdFirst(kind func(req any) bool) (deliver <-chan func() error, _ tap)
 	}
 }
 
-// entering is a tap, and a gate at which the client arrives when it knows that it stands in the line.
+// entering returns a tap, and a gate at which the client arrives when it knows that it has a place in the queue.
 func entering(name string) (*gate, tap) {
 	entered := newGate()
 	return entered, func(ctx context.Context, req, reply any, send sender) error {
@@ -191,7 +191,7 @@ func entering(name string) (*gate, tap) {
 	}
 }
 
-// hearing is a tap that lets a client hear of events only once the gate is open.
+// hearing is a tap that keeps events from a client until the gate is open.
 func hearing(ctx context.Context, g *gate) watchTap {
 	return func(_ string, resp *pb.WatchResponse) {
 		if len(resp.Events) > 0 {
@@ -228,7 +228,7 @@ func puts(req any, key string) bool {
 	return anyOp(req, func(op *pb.RequestOp) bool { return string(op.GetRequestPut().GetKey()) == key })
 }
 
-// deletes reports whether a request may delete that key, or one in the line if key ends so.
+// deletes reports whether a request may delete that key. A key that ends in queueInfix stands for every place in a queue.
 func deletes(req any, key string) bool {
 	return anyOp(req, func(op *pb.RequestOp) bool {
 		deleted := string(op.GetRequestDeleteRange().GetKey())
@@ -236,7 +236,7 @@ func deletes(req any, key string) bool {
 	})
 }
 
-// enters reports whether a request may enter the line for a name.
+// enters reports whether a request may enter the queue for a lock.
 func enters(req any, name string) bool {
 	return anyOp(req, func(op *pb.RequestOp) bool {
 		return strings.HasPrefix(string(op.GetRequestPut().GetKey()), name+queueInfix)
@@ -248,7 +248,7 @@ func writes(req any) bool {
 	return anyOp(req, func(op *pb.RequestOp) bool { return op.GetRequestRange() == nil })
 }
 
-// compares reports whether a request depends on that property of a key.
+// compares reports whether a request has a comparison of that property of a key.
 func compares(req any, key string, target pb.Compare_CompareTarget) bool {
 	txn, _ := req.(*pb.TxnRequest)
 	for _, c := range txn.GetCompare() {
@@ -271,7 +271,7 @@ func anyOp(req any, is func(*pb.RequestOp) bool) bool {
 	return false
 }
 
-// gate stops those who pass until it is opened.
+// gate blocks those who pass until it is opened.
 type gate struct {
 	arrived, opened      chan struct{}
 	arriveOnce, openOnce sync.Once
@@ -283,7 +283,7 @@ func (g *gate) arrive() { g.arriveOnce.Do(func() { close(g.arrived) }) }
 
 func (g *gate) open() { g.openOnce.Do(func() { close(g.opened) }) }
 
-// pass waits until the gate is open, and returns err; or the error of ctx, if that ends first.
+// pass waits until the gate is open, and returns err. If ctx ends first, it returns the error of ctx.
 func (g *gate) pass(ctx context.Context, err error) error {
 	g.arrive()
 	select {

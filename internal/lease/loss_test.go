@@ -21,13 +21,13 @@ import (
 // it: the cluster was restored from a backup.
 func TestTermOfATransaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, start := runSession(t, 6*time.Second, &etcdfake.Leases{})
+		l, start := runLease(t, 6*time.Second, &etcdfake.Leases{})
 		<-l.granted
 		require.NoError(t, l.conn.Observe(&pb.ResponseHeader{RaftTerm: 2}))
 		lostAt(t, l, start, 5400*ms)
 		require.ErrorIs(t, l.Err(), hedge.ErrStaleLeader)
 
-		l, _ = runSessionOn(t, l.conn, 6*time.Second, &etcdfake.Leases{})
+		l, _ = runLeaseOn(t, l.conn, 6*time.Second, &etcdfake.Leases{})
 		time.Sleep(time.Minute)
 		require.True(t, l.Alive())
 	})
