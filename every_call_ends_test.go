@@ -384,7 +384,7 @@ func TestClose_MeetsALock(t *testing.T) {
 	l := c.leases.All()[0]
 	c.beginEnd(ErrClosed)
 	h := holdUnseen(t, c, l, etcdtest.NewName(), make(chan bool))
-	_, quits := c.holds.Size()
+	_, _, quits := c.holds.Size()
 	require.Zero(t, quits)
 	(&janitor{waitQueue: c.queue, lease: l, opened: make(chan struct{}, 1)}).watchHolds()
 	watches, _ := c.watches.Stats()

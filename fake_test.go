@@ -29,7 +29,7 @@ func newFakeClient(t *testing.T, kv *etcdfake.KV) (Client, *lease.Lease) {
 // newFakeClientOf returns a client that has no lease yet.
 func newFakeClientOf(t *testing.T, kv *etcdfake.KV, leases *etcdfake.Leases) Client {
 	conn := kv.NewConn(t)
-	c := Client{assemble(context.Background(), conn.Etcd, settings{timeout: fakeTimeout, ttl: time.Hour})}
+	c := Client{assemble(context.Background(), conn.Etcd, settings{options: options{timeout: fakeTimeout}, ttl: time.Hour})}
 	c.queue.conn.KV, c.queue.conn.Watch = conn.KV, etcdfake.SilentWatch{}
 	c.leases.Client = leases
 	c.leases.Attend = func(*lease.Lease) {}
@@ -63,7 +63,8 @@ func holdUnseen(t *testing.T, c Client, l *lease.Lease, name string, quit <-chan
 // nothingKnown requires that the client has no use for any name.
 func nothingKnown(t *testing.T, c Client) {
 	t.Helper()
-	names, quits := c.holds.Size()
+	names, losses, quits := c.holds.Size()
 	require.Zero(t, names, "names")
+	require.Zero(t, losses, "losses")
 	require.Zero(t, quits, "quit channels")
 }

@@ -26,19 +26,26 @@ func (a *acquirer) limit(ctx context.Context) hedge.Limit {
 // tryLock takes the lock if it is free. It returns nil if somebody else has it.
 func (a *acquirer) tryLock(limit hedge.Limit, name, value string, quit <-chan bool) (*holds.Hold, error) {
 	for {
-		ok, cleaned := a.holds.TryReserve(name)
+		ok, pending := a.holds.TryReserve(name)
 		if ok {
 			break
 		}
-		if cleaned == nil {
+		if pending == nil {
 			return nil, nil
 		}
-		if err := limit.Wait(cleaned, nil); err != nil {
+		if err := limit.Wait(pending.Done, nil); err != nil {
 			return nil, err
+		}
+		if pending.Refused { // so etcd has said while this call waited
+			return nil, nil
 		}
 	}
 	g := holds.Grant{Name: name}
-	if err := a.acquire(limit, &g, value, false); err != nil || g.Token == 0 {
+	err := a.acquire(limit, &g, value, false)
+	if err != nil || g.Token == 0 {
+		if err == nil {
+			a.holds.Refused(name)
+		}
 		a.holds.Yield(name, nil)
 		return nil, err
 	}
@@ -67,19 +74,5 @@ func (a *acquirer) checked(h *holds.Hold) (*holds.Hold, error) {
 	if h.Lease.Alive() {
 		return h, nil
 	}
-	a.holds.Lose(h)
-	return nil, errors.Join(a.ended(a.holds.End(h)), h.Lease.Err())
-}
-
-// ended is the error of a holder whose hold had ended before.
-func (a *acquirer) ended(how holds.Outcome) error {
-	switch how {
-	case holds.WasLost:
-		return ErrLost
-	case holds.WasEnded:
-		return ErrNotHeld
-	case holds.WasClosing:
-		return ErrClosed // Close has given the lock back
-	}
-	return nil
+	return nil, a.holds.End(h)
 }

@@ -143,7 +143,7 @@ func TestHeld_Interference(t *testing.T) {
 			require.ErrorIs(t, c.Unlock(name, nil), ErrNotHeld, "it was told already")
 			etcdtest.Send(t, quit, true)
 			etcdtest.Eventually(t, "the send was the end of it", func() bool {
-				_, quits := c.holds.Size()
+				_, _, quits := c.holds.Size()
 				return quits == 0 && c.holds.Find(byQuit) == nil
 			})
 			for name, r := range lost {

@@ -2,6 +2,7 @@ package locker
 
 import (
 	"fmt"
+	"log/slog"
 	"reflect"
 	"time"
 
@@ -12,7 +13,28 @@ import (
 // An Option changes what NewFromClient returns.
 type Option func(*options)
 
-type options struct{ prefix string }
+type options struct {
+	prefix  string
+	timeout time.Duration
+	log     *slog.Logger // nil: newLogger's
+}
+
+// WithTimeout sets what bounds every request; it is 5 s otherwise. 0 or less changes nothing.
+func WithTimeout(timeout time.Duration) Option {
+	return func(o *options) {
+		if timeout > 0 {
+			o.timeout = timeout
+		}
+	}
+}
+
+// WithLogger sets the logger of the client. It gets, at the level Warn, renewals that fail, and locks that are lost, with the
+// reason; at Info, sessions that begin and end, and watches that are moved to another member; at Debug, every lock that is taken
+// or given back. Names of locks are logged; values and credentials never are. A client without it logs nothing, unless
+// LOCKER_DEBUG=1 is set in the environment: then it logs everything to standard output.
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = log }
+}
 
 // WithPrefix puts all keys of the client below a prefix: the lock NAME is the key prefix+NAME. With it, locks never meet
 // the application's own keys. Clients with different prefixes do not see each other's locks; New has none.

@@ -29,6 +29,10 @@ type placeWatcher struct {
 	place   string
 	changed chan struct{} // flag: the waiter should look at what follows
 
+	// left is the place in the queue that a goroutine which has given up has left to the next one of this client. It belongs to
+	// the goroutine that has the reservation of the name.
+	left *mvccpb.KeyValue
+
 	mu     sync.Mutex // guards all below
 	own    *watch.Watch
 	before *watch.Watch // of the place before the own one
@@ -53,6 +57,13 @@ func newPlaceWatcher(r *releaser, watches *watch.Watcher, l *lease.Lease, name s
 		p.removed = kv.ModRevision
 	}))
 	return p
+}
+
+// usable reports whether the watcher serves those who wait with that lease.
+func (p *placeWatcher) usable(l *lease.Lease) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lease == l && p.err == nil
 }
 
 // handler returns the handler of a watch whose changes go to f, with p.mu held.

@@ -48,7 +48,7 @@ func tapped(t testing.TB, endpoints []string, ttl int64, requests tap, events wa
 	cli, err := clientv3.New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { cli.Close() })
-	c, err := start(context.Background(), cli, settings{timeout: 30 * time.Second, ttl: seconds(ttl)}) // gates may be shut for long
+	c, err := start(context.Background(), cli, settings{options: options{timeout: 30 * time.Second}, ttl: seconds(ttl)}) // gates may be shut for long
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return unhedged(c)

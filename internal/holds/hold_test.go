@@ -38,11 +38,12 @@ func TestEnd_LeaseHasEnded(t *testing.T) {
 				h := f.hold(t, name, nil)
 				end(f.lease)
 				require.False(t, syncutil.Closed(h.Done()))
-				require.Equal(t, WasLost, f.End(h))
+				require.ErrorIs(t, f.End(h), ErrLost)
 				require.True(t, syncutil.Closed(h.Done()))
 				require.False(t, h.Held())
 				f.LoseAll(f.lease)
-				require.Equal(t, WasEnded, f.End(h), "the loss is told once")
+				require.ErrorIs(t, f.End(h), ErrLost)
+				require.Nil(t, f.Find(name), "the loss was told")
 				f.empty(t)
 			})
 		})
@@ -55,8 +56,9 @@ func TestEnd_WhileClosing(t *testing.T) {
 		f := newFixture(t)
 		h := f.hold(t, name, nil)
 		f.close()
-		require.Equal(t, []*Hold{h}, f.EndAll())
-		require.Equal(t, WasClosing, f.End(h))
+		f.EndAll()
+		require.Equal(t, ErrClosed, f.End(h))
+		require.Equal(t, ErrClosed, h.Cause())
 	})
 }
 
@@ -68,7 +70,7 @@ func TestBegin_WhileClosing(t *testing.T) {
 		f.reserve(t, name)
 		f.close()
 		h := f.Begin(f.grant(name), make(chan bool))
-		_, quits := f.Size()
+		_, _, quits := f.Size()
 		require.Zero(t, quits)
 		ended := make(chan struct{})
 		go func() { f.tasks.Wait(); close(ended) }()
@@ -80,22 +82,26 @@ func TestBegin_WhileClosing(t *testing.T) {
 }
 
 // A hold is watched from the first call until it ends.
-func TestStartWatches(t *testing.T) {
+func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		a, b := f.hold(t, "a", nil), f.hold(t, "b", nil)
 		watched := map[*Hold]bool{}
-		start := func(h *Hold) (stop func()) {
-			require.NotContains(t, watched, h, "it is watched already")
-			watched[h] = true
-			return func() { watched[h] = false }
+		start := func() {
+			for _, h := range f.Of(f.lease) {
+				f.Watch(h, func() (stop func()) {
+					require.NotContains(t, watched, h, "it is watched already")
+					watched[h] = true
+					return func() { watched[h] = false }
+				})
+			}
 		}
-		f.StartWatches(f.lease, start)
-		f.StartWatches(f.lease, start)
+		start()
+		start()
 		require.Equal(t, map[*Hold]bool{a: true, b: true}, watched)
-		require.Equal(t, Ended, f.End(a))
+		require.NoError(t, f.End(a))
 		require.Equal(t, map[*Hold]bool{a: false, b: true}, watched)
-		f.Lose(b)
+		f.Lose(b, errTest)
 		require.Equal(t, map[*Hold]bool{a: false, b: false}, watched)
 	})
 }

@@ -2,6 +2,7 @@ package holds
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -77,9 +78,10 @@ func (f *fixture) enqueue(name string, n int) (waiters []*Waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for range n {
-		waiters = append(waiters, &Waiter{turn: make(chan *Hold, 1)})
+		w := &Waiter{turn: make(chan *Hold, 1)}
+		f.entries[name].enqueue(w)
+		waiters = append(waiters, w)
 	}
-	f.entries[name].waiters = append(f.entries[name].waiters, waiters...)
 	return waiters
 }
 
@@ -93,10 +95,17 @@ func (f *fixture) stateOf(name string) (s state, known bool) {
 	return free, false
 }
 
-// empty requires that the Table knows of no name and no quit channel.
+// empty requires that the Table knows of no name, no loss and no quit channel.
 func (f *fixture) empty(t *testing.T) {
 	t.Helper()
-	names, quits := f.Size()
+	names, losses, quits := f.Size()
 	require.Zero(t, names, "names")
+	require.Zero(t, losses, "losses")
 	require.Zero(t, quits, "quit channels")
 }
+
+// errTest is the reason of a loss.
+var errTest = errors.New("test")
+
+// someQueue is a queue in which somebody may wait.
+type someQueue struct{ Queue }

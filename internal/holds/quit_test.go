@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -17,7 +18,7 @@ func (f *fixture) succession(t *testing.T, quit chan bool, lost bool) (next *Hol
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tryReserve(name)
-	require.Equal(t, Ended, f.end(f.begin(f.grant(name), quit)))
+	require.NoError(t, f.end(f.begin(f.grant(name), quit), ErrReleased))
 	f.yield(name, nil)
 	quit <- true
 	for range 10 {
@@ -26,7 +27,7 @@ func (f *fixture) succession(t *testing.T, quit chan bool, lost bool) (next *Hol
 	f.tryReserve(name)
 	next = f.begin(f.grant(name), quit)
 	if lost {
-		f.lose(next)
+		f.lose(next, ErrLost)
 	}
 	return next
 }
@@ -46,7 +47,7 @@ func TestQuit_ReachesTheLaterHold(t *testing.T) {
 					require.True(t, syncutil.Closed(next.Done()), "the value ends the lock")
 					if lost {
 						require.Empty(t, f.released)
-						require.Equal(t, WasEnded, f.End(next), "quit has ended it")
+						require.ErrorIs(t, f.End(next), ErrLost)
 					} else {
 						require.Same(t, next, <-f.released)
 					}
@@ -64,7 +65,7 @@ func TestQuit_OneByOne(t *testing.T) {
 		f := newFixture(t)
 		quit := make(chan bool)
 		lost, a, b := f.hold(t, "lost", quit), f.hold(t, "a", quit), f.hold(t, "b", quit)
-		f.Lose(lost)
+		f.Lose(lost, errTest)
 		for left := 1; left >= 0; left-- {
 			quit <- true
 			synctest.Wait()
@@ -83,6 +84,83 @@ func TestQuit_OneByOne(t *testing.T) {
 		synctest.Wait()
 		require.False(t, a.Held() || b.Held())
 		require.Len(t, f.released, 2)
+		f.empty(t)
+	})
+}
+
+// Channels of holds that last share goroutines, and serve as before: a value and the end of a channel end what they should, a
+// channel may come and go, and nothing is left in the end.
+func TestQuit_SharedGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 3*groupSize + 1
+		f := newFixture(t)
+		holds, quits := make([]*Hold, n), make([]chan bool, n)
+		for i := range n {
+			quits[i] = make(chan bool)
+			holds[i] = f.hold(t, fmt.Sprint(i), quits[i])
+		}
+		require.Equal(t, n, f.listening())
+		time.Sleep(shortHold)
+		synctest.Wait()
+		require.Equal(t, 4, f.listening())
+		for i, h := range holds {
+			switch i % 4 {
+			case 0:
+				quits[i] <- true
+				require.Same(t, h, <-f.released)
+			case 1:
+				close(quits[i])
+				require.Same(t, h, <-f.released)
+			case 2:
+				require.NoError(t, f.End(h))
+				f.Yield(h.Name, nil)
+			case 3:
+				f.Lose(h, errTest)
+				select {
+				case quits[i] <- true: // received all the same
+				case <-time.After(time.Second):
+					require.FailNow(t, "a send blocks because the lock was lost")
+				}
+			}
+			require.Error(t, h.Cause())
+			another := f.hold(t, "another", make(chan bool))
+			time.Sleep(shortHold) // it joins a group that has room
+			require.NoError(t, f.End(another))
+			f.Yield("another", nil)
+		}
+		synctest.Wait()
+		f.empty(t)
+		require.Empty(t, f.groups)
+	})
+}
+
+// listening returns how many goroutines listen to quit channels.
+func (f *fixture) listening() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	groups := map[*group]bool{}
+	for _, l := range f.listeners {
+		if groups[l.group] = true; l.group == nil {
+			n++
+		}
+	}
+	delete(groups, nil)
+	return n + len(groups)
+}
+
+// The end of a channel that very many locks have ends them all, in steps.
+func TestQuit_EndsVeryManyLocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		quit := make(chan bool)
+		const n = 3*step + 1
+		f.released = make(chan *Hold, n)
+		for i := range n {
+			f.hold(t, fmt.Sprint(i), quit)
+		}
+		close(quit)
+		synctest.Wait()
+		require.Len(t, f.released, n)
 		f.empty(t)
 	})
 }
