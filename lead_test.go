@@ -200,7 +200,9 @@ func TestLead_OutlivesAnOutage(t *testing.T) {
 	c := clientAt(t, net.Endpoints(), 1, 2)
 	net.Hold()
 	led := make(chan error, 1)
-	go func() { led <- c.Lead(t.Context(), etcdtest.NewName(), "v", func(context.Context, int64) error { return errOwn }) }()
+	go func() {
+		led <- c.Lead(t.Context(), etcdtest.NewName(), "v", func(context.Context, int64) error { return errOwn })
+	}()
 	etcdtest.Eventually(t, "an attempt has failed", func() bool { return c.refused.Load() > 0 })
 	require.Empty(t, led)
 	net.Heal()

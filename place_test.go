@@ -1,0 +1,90 @@
+package locker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+)
+
+// A place in the queue belongs to the process: a goroutine that gives up leaves it to the next one, which keeps its rank and has
+// its own value. The last one takes it along.
+func TestPlace_StaysWithTheProcess(t *testing.T) {
+	t.Parallel()
+	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
+	holder, c, other := newClient(t, 5, 60), newClient(t, 5, 60), newClient(t, 5, 60)
+	held := mustLock(t, holder, name, "v", nil)
+	wait := func(i int) (turn <-chan Report, leave func()) {
+		ctx, leave := context.WithCancel(ctx)
+		return startLockWait(ctx, c, name, fmt.Sprint(i)), leave
+	}
+	first, leaveFirst := wait(1)
+	place := placeKey(name, int64(c.leases.All()[0].ID))
+	awaitPlaces(t, etcd, name, 1)
+	entered := stored(t, etcd, place).CreateRevision
+	second, leaveSecond := wait(2)
+	awaitLine(t, c, name, 1)
+	third, leaveThird := wait(3)
+	defer leaveThird()
+	awaitLine(t, c, name, 2)
+	behind := startLockWait(ctx, other, name, "other")
+	awaitPlaces(t, etcd, name, 2)
+
+	for i, leave := range []func(){leaveFirst, leaveSecond} {
+		leave()
+		etcdtest.Eventually(t, "the next one has the place", func() bool { return string(stored(t, etcd, place).Value) == fmt.Sprint(i+2) })
+		require.Equal(t, entered, stored(t, etcd, place).CreateRevision, "with its rank")
+	}
+	for _, turn := range []<-chan Report{first, second} {
+		require.ErrorIs(t, outcomeOf(t, turn).Err, context.Canceled)
+	}
+	require.NoError(t, held.Unlock())
+	r := gotLock(t, third)
+	value, err := other.Get(name)
+	require.NoError(t, err)
+	require.Equal(t, "3", value)
+	require.Empty(t, behind)
+	require.NoError(t, r.Unlock())
+	r = gotLock(t, behind)
+
+	last, leaveLast := wait(4)
+	awaitPlaces(t, etcd, name, 1)
+	leaveLast()
+	require.ErrorIs(t, outcomeOf(t, last).Err, context.Canceled)
+	awaitPlaces(t, etcd, name, 0)
+	require.NoError(t, r.Unlock())
+	nothingLeft(t, etcd, name)
+}
+
+// A lock that is handed over to a place while that changes hands goes to exactly one goroutine, or on to the next client.
+func TestPlace_HandedOverWhileItChangesHands(t *testing.T) {
+	t.Parallel()
+	ctx, etcd := testCtx(t), etcdtest.Connect(t, machines)
+	holder, c := newClient(t, 5, 60), newClient(t, 5, 60)
+	for i := range 100 {
+		name := etcdtest.NewName()
+		held := mustLock(t, holder, name, "v", nil)
+		leaving, leave := context.WithCancel(ctx)
+		first := startLockWait(leaving, c, name, "first")
+		awaitPlaces(t, etcd, name, 1)
+		second := startLockWait(ctx, c, name, []string{"first", "second"}[i%2])
+		awaitLine(t, c, name, 1)
+		var both sync.WaitGroup
+		both.Go(leave)
+		both.Go(func() { require.NoError(t, held.Unlock()) })
+		both.Wait()
+		if r := outcomeOf(t, first); r.Msg == Success {
+			require.Empty(t, second)
+			require.NoError(t, r.Unlock())
+		}
+		r := gotLock(t, second)
+		require.Equal(t, r.Token, stored(t, etcd, name).ModRevision)
+		require.Equal(t, []string{"first", "second"}[i%2], string(stored(t, etcd, name).Value))
+		require.NoError(t, r.Unlock())
+		nothingLeft(t, etcd, name)
+	}
+}
