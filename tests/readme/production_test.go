@@ -1,9 +1,12 @@
 package readme
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -13,12 +16,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// docs/production.md shows code of this package, and commands that TestOperator runs.
-func TestProduction(t *testing.T) {
+func production(t *testing.T) []byte {
+	t.Helper()
 	markdown, err := os.ReadFile(filepath.Join("..", "..", "docs", "production.md"))
 	require.NoError(t, err)
+	return markdown
+}
+
+// docs/production.md shows code of this package, and commands that TestOperator runs.
+func TestProduction(t *testing.T) {
 	commands := append([]string{list, look, waiting, force, quota}, steps(t, filepath.Join("..", ".."))...)
-	for _, fault := range faults(markdown, ".", commands) {
+	for _, fault := range faults(production(t), ".", commands) {
 		t.Error("docs/production.md: " + fault)
 	}
 }
@@ -70,4 +78,19 @@ func TestOperator(t *testing.T) {
 	require.True(t, next.Held())
 	etcdtest.ReceiveWithin(t, r.Done, 15*time.Second) // a young hold is watched only after a third of the TTL
 	require.False(t, r.Held())
+}
+
+// etcd has the metrics that the page names.
+func TestMetrics(t *testing.T) {
+	resp, err := http.Get(machines[0] + "/metrics")
+	require.NoError(t, err)
+	defer http.DefaultClient.CloseIdleConnections()
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	named := regexp.MustCompile("`(etcd_[a-z_]+)`").FindAllSubmatch(production(t), -1)
+	require.NotEmpty(t, named)
+	for _, name := range named {
+		require.Contains(t, string(metrics), "# TYPE "+string(name[1])+" ")
+	}
 }

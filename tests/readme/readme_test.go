@@ -1,4 +1,5 @@
-// Package readme proves that the README shows nothing that CI does not compile or run.
+// Package readme proves that the README and docs/production.md show nothing that CI does not compile or run. The code of
+// the latter is in this package.
 package readme
 
 import (
