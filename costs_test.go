@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -220,7 +219,7 @@ func changes(t *testing.T, etcd *clientv3.Client, name string, since int64) (fou
 			}
 			c := &found[len(found)-1]
 			what := "delete"
-			if e.Type == mvccpb.Event_PUT {
+			if e.Type == clientv3.EventTypePut {
 				what = "put " + string(e.Kv.Value)
 				if string(e.Kv.Key) == name {
 					c.lease = e.Kv.Lease

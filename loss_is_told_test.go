@@ -135,7 +135,7 @@ func TestHeld_Interference(t *testing.T) {
 			for name, r := range lost {
 				etcdtest.ReceiveWithin(t, r.Done, time.Second-time.Since(start))
 				require.False(t, r.Held())
-				after[name] = stored(t, etcd, name).GetModRevision()
+				after[name] = orZero(stored(t, etcd, name)).ModRevision
 			}
 			require.Equal(t, kind != "lease revoked", spared.Held())
 
@@ -147,7 +147,7 @@ func TestHeld_Interference(t *testing.T) {
 				return quits == 0 && c.holds.Find(byQuit) == nil
 			})
 			for name, r := range lost {
-				require.Equal(t, after[name], stored(t, etcd, name).GetModRevision(), "a foreign key is let alone")
+				require.Equal(t, after[name], orZero(stored(t, etcd, name)).ModRevision, "a foreign key is let alone")
 				remove(t, etcd, name)
 				require.Greater(t, mustLock(t, c, name, DefaultValue, nil).Token, r.Token, "life goes on")
 			}
@@ -166,19 +166,19 @@ func TestUnlock_InterferenceAtOnce(t *testing.T) {
 			c.queue.conn.SetLatency(time.Minute) // no request is sent twice, so none finds its own effect
 			mustLock(t, c, name, DefaultValue, nil)
 			interfere(t, etcd, name)
-			after := stored(t, etcd, name).GetModRevision()
+			after := orZero(stored(t, etcd, name)).ModRevision
 			require.ErrorIs(t, c.Unlock(name, nil), ErrLost)
-			require.Equal(t, after, stored(t, etcd, name).GetModRevision(), "a foreign key is let alone")
+			require.Equal(t, after, orZero(stored(t, etcd, name)).ModRevision, "a foreign key is let alone")
 
 			r := mustLock(t, c, byQuit, DefaultValue, quit)
 			interfere(t, etcd, byQuit)
-			after = stored(t, etcd, byQuit).GetModRevision()
+			after = orZero(stored(t, etcd, byQuit)).ModRevision
 			close(quit)
 			etcdtest.Receive(t, r.Done)
 			etcdtest.Eventually(t, "the release is over", func() bool {
 				return c.holds.Find(byQuit) == nil && !c.holds.InUse(byQuit)
 			})
-			require.Equal(t, after, stored(t, etcd, byQuit).GetModRevision(), "a foreign key is let alone")
+			require.Equal(t, after, orZero(stored(t, etcd, byQuit)).ModRevision, "a foreign key is let alone")
 		})
 	}
 }

@@ -96,7 +96,7 @@ func TestLateRemoval_NextHold(t *testing.T) {
 	etcdtest.Eventually(t, "it is removed", func() bool { return stored(t, etcd, name) == nil })
 	r := mustLock(t, c, name, "c", nil)
 	require.NoError(t, remove())
-	require.Equal(t, r.Token, stored(t, etcd, name).GetModRevision())
+	require.Equal(t, r.Token, orZero(stored(t, etcd, name)).ModRevision)
 	require.NoError(t, c.Unlock(name, nil))
 }
 

@@ -59,7 +59,7 @@ func plain(cli *clientv3.Client) error {
 	}{
 		{"KV", cli.KV, clientv3.NewKVFromKVClient(nil, nil)},
 		{"Watcher", cli.Watcher, clientv3.NewWatchFromWatchClient(nil, nil)},
-		{"Lease", cli.Lease, clientv3.NewLeaseFromLeaseClient(nil, nil, 0)},
+		{"Lease", cli.Lease, clientv3.NewLeaseFromLeaseClient(nil, cli, 0)},
 	} {
 		if reflect.TypeOf(i.is) != reflect.TypeOf(i.want) {
 			return fmt.Errorf("locker: the etcd client's %s is wrapped (%T), which its connection is not: give the plain client, "+

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -234,7 +233,7 @@ func (s *stream) handle(resp *pb.WatchResponse) {
 	}
 	for _, e := range resp.Events {
 		if s.isNew(wa, e.Kv.ModRevision) {
-			wa.handler(Event{KV: e.Kv, Deleted: e.Type == mvccpb.DELETE})
+			wa.handler(Event{KV: e.Kv, Deleted: e.Type == clientv3.EventTypeDelete})
 		}
 	}
 }

@@ -119,7 +119,7 @@ func (s *fakeStream) creates() (creates []*pb.WatchCreateRequest) {
 func (s *fakeStream) change(id int64, revision int64, deleted bool) {
 	e := &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("key"), ModRevision: revision}}
 	if deleted {
-		e.Type = mvccpb.DELETE
+		e.Type = clientv3.EventTypeDelete
 	}
 	s.out <- &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: revision}, WatchId: id, Events: []*mvccpb.Event{e}}
 }

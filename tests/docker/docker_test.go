@@ -49,6 +49,8 @@ func TestFile(t *testing.T) {
 	for name, service := range project.Services {
 		require.Equal(t, "gcr.io/etcd-development/etcd:v"+version.Version, service.Image, "docker and the tests use one version")
 
+		require.Equal(t, types.RestartPolicyUnlessStopped, service.Restart, "two members of three that stay away end all locks")
+
 		require.Len(t, service.Ports, 1)
 		require.Equal(t, "127.0.0.1", service.Ports[0].HostIP, "nobody but this host may come in: there is no password")
 		require.Equal(t, published[name], service.Ports[0].Published)

@@ -1,4 +1,5 @@
-// Package readme proves that the README shows nothing that CI does not compile or run.
+// Package readme proves that README, CONTRIBUTING and docs/production.md show nothing that CI does not compile or run. The
+// code of the last is in this package.
 package readme
 
 import (
@@ -15,10 +16,12 @@ import (
 
 func TestReadme(t *testing.T) {
 	root := filepath.Join("..", "..")
-	markdown, err := os.ReadFile(filepath.Join(root, "README.md"))
-	require.NoError(t, err)
-	for _, fault := range faults(markdown, root, steps(t, root)) {
-		t.Error("README.md: " + fault)
+	for _, page := range []string{"README.md", "CONTRIBUTING.md"} {
+		markdown, err := os.ReadFile(filepath.Join(root, page))
+		require.NoError(t, err)
+		for _, fault := range faults(markdown, root, steps(t, root)) {
+			t.Error(page + ": " + fault)
+		}
 	}
 }
 
