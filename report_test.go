@@ -31,7 +31,7 @@ func TestReport_Unlock(t *testing.T) {
 		require.ErrorIs(t, lost.Unlock(), ErrLost)
 	}
 	require.True(t, current.Held())
-	require.Equal(t, current.Token, stored(t, etcd, name).GetModRevision())
+	require.Equal(t, current.Token, orZero(stored(t, etcd, name)).ModRevision)
 	require.NoError(t, c.Close())
 	require.Equal(t, ErrClosed, current.Cause())
 	require.ErrorIs(t, current.Unlock(), ErrClosed)
