@@ -4,12 +4,12 @@ package groupcommit
 func (c *Committer) Waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.waiting)
+	return len(c.grouped.waiting) + len(c.alone.waiting)
 }
 
 // Busy is for tests. It returns how many lanes are in use.
 func (c *Committer) Busy() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.busy
+	return c.grouped.busy + c.alone.busy
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/PumpkinSeed/locker/internal/syncutil"
 )
 
-// A term that a transaction has shown counts for renewals, too. A grant resets the term, because a quorum has agreed to
-// it: the cluster was restored from a backup.
+// A term that a transaction has shown counts for renewals, too. A grant that was sent later resets the term, because a quorum
+// has agreed to it: the cluster was restored from a backup.
 func TestTermOfATransaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, start := runLease(t, 6*time.Second, &etcdfake.Leases{})
@@ -30,6 +30,27 @@ func TestTermOfATransaction(t *testing.T) {
 		l, _ = runLeaseOn(t, l.conn, 6*time.Second, &etcdfake.Leases{})
 		time.Sleep(time.Minute)
 		require.True(t, l.Alive())
+	})
+}
+
+// A grant whose answer comes late, after a new leader has been heard of, does not make the former leader believed again: its
+// renewals extend no lease.
+func TestTermOfAGrantThatIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, start := runLease(t, 6*time.Second, &etcdfake.Leases{}) // renewed by the leader of term 1
+		<-first.granted
+		second, _ := runLeaseOn(t, first.conn, 6*time.Second, &etcdfake.Leases{
+			Grant: func(context.Context, int) (*pb.LeaseGrantResponse, error) {
+				require.NoError(t, first.conn.Observe(&pb.ResponseHeader{RaftTerm: 2}))
+				return etcdfake.Granted(6), nil
+			},
+			Renew: func(context.Context, int) (*pb.LeaseKeepAliveResponse, error) { return etcdfake.Renewed(6, 2), nil },
+		})
+		<-second.granted // a quorum has granted it, whoever is the leader now
+		lostAt(t, first, start, 5400*ms)
+		require.ErrorIs(t, first.Err(), hedge.ErrStaleLeader)
+		time.Sleep(time.Minute)
+		require.True(t, second.Alive())
 	})
 }
 
