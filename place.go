@@ -43,6 +43,7 @@ type placeWatcher struct {
 	err    error        // why watching has failed for good
 
 	lookAt  int64            // the revision at which something has happened that a read must explain
+	lockAt  int64            // the revision of the last change of the lock that was told
 	freed   int64            // the revision at which the lock was deleted; 0: it was put since
 	put     *mvccpb.KeyValue // the lock as it was put last under the lease
 	removed int64            // the revision at which the own place was deleted last
@@ -53,9 +54,7 @@ type placeWatcher struct {
 
 func newPlaceWatcher(r *releaser, watches *watch.Watcher, l *lease.Lease, name string) *placeWatcher {
 	p := &placeWatcher{releaser: r, watches: watches, lease: l, lock: name, place: placeKey(name, int64(l.ID)), changed: make(chan struct{}, 1)}
-	p.own = watches.Open(p.place, watch.Options{Deletions: true}, p.handler(func(kv *mvccpb.KeyValue, _ bool) {
-		p.removed = kv.ModRevision
-	}))
+	p.own = watches.Open(p.place, watch.Options{Deletions: true}, p.handler(p.placeRemoved))
 	return p
 }
 
@@ -64,6 +63,27 @@ func (p *placeWatcher) usable(l *lease.Lease) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lease == l && p.err == nil
+}
+
+// placeRemoved and lockChanged note what happens to the own place and to the lock. A stream to a member that lags tells
+// once more what was told before: it must not undo what has come since.
+
+func (p *placeWatcher) placeRemoved(kv *mvccpb.KeyValue, _ bool) {
+	p.removed = max(p.removed, kv.ModRevision)
+}
+
+func (p *placeWatcher) lockChanged(kv *mvccpb.KeyValue, deleted bool) {
+	switch {
+	case kv.ModRevision <= p.lockAt:
+		return
+	case deleted:
+		p.freed = kv.ModRevision
+	case kv.Lease == int64(p.lease.ID):
+		p.freed, p.put = 0, kv
+	default:
+		p.freed = 0
+	}
+	p.lockAt = kv.ModRevision
 }
 
 // handler returns the handler of a watch whose changes go to f, with p.mu held.
@@ -92,16 +112,7 @@ func (p *placeWatcher) followHead() {
 		return
 	}
 	p.queue = p.watches.Open(p.lock+queueInfix, watch.Options{Prefix: true}, p.handleQueue)
-	p.atHead = p.watches.Open(p.lock, watch.Options{}, p.handler(func(kv *mvccpb.KeyValue, deleted bool) {
-		switch {
-		case deleted:
-			p.freed = kv.ModRevision
-		case kv.Lease == int64(p.lease.ID):
-			p.freed, p.put = 0, kv
-		default:
-			p.freed = 0
-		}
-	}))
+	p.atHead = p.watches.Open(p.lock, watch.Options{}, p.handler(p.lockChanged))
 }
 
 // follow watches the place before the own one.

@@ -35,6 +35,7 @@ type stream struct {
 
 	patience time.Duration // for the first answer
 	heard    atomic.Bool   // the stream has answered something
+	since    hedge.Moment  // the start
 
 	// Guarded by Watcher.mu:
 	timer    *time.Timer // runs check
@@ -50,7 +51,7 @@ type stream struct {
 // serve carries all watches on a new stream until that must be left. It reports whether the stream has answered at all,
 // and whether it was left because no watch was open.
 func (w *Watcher) serve(patience time.Duration) (heard, idle bool) {
-	s := &stream{Watcher: w, wake: make(chan struct{}, 1), patience: patience, last: time.Now()}
+	s := &stream{Watcher: w, wake: make(chan struct{}, 1), patience: patience, last: time.Now(), since: w.conn.Now()}
 	s.ctx, s.cancel = context.WithCancel(clientv3.WithRequireLeader(w.ctx))
 	defer s.cancel()
 	w.mu.Lock()
@@ -192,6 +193,7 @@ func (s *stream) receive(client pb.Watch_WatchClient) {
 		}
 		if !s.heard.Swap(true) {
 			s.setErr(nil)
+			s.conn.Doubt(resp.Header, s.since)
 		}
 		s.conn.Answered()
 		if errors.Is(s.conn.Observe(resp.Header), hedge.ErrTwoClusters) {
@@ -232,6 +234,7 @@ func (s *stream) handle(resp *pb.WatchResponse) {
 		wa.failed, wa.gap = 0, false
 	}
 	for _, e := range resp.Events {
+		s.since.Committed(e.Kv.ModRevision)
 		if s.isNew(wa, e.Kv.ModRevision) {
 			wa.handler(Event{KV: e.Kv, Deleted: e.Type == clientv3.EventTypeDelete})
 		}
