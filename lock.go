@@ -41,6 +41,7 @@ func (a *acquirer) tryLock(limit hedge.Limit, name, value string, quit <-chan bo
 		}
 	}
 	g := holds.Grant{Name: name}
+	defer func() { g.Lease.Unreserve() }()
 	err := a.acquire(limit, &g, value, false)
 	if err != nil || g.Token == 0 {
 		if err == nil {
@@ -53,9 +54,10 @@ func (a *acquirer) tryLock(limit hedge.Limit, name, value string, quit <-chan bo
 }
 
 // acquire takes the lock of a reserved name if it is free, and if so asked, only if nobody waits for it: g gets a lease,
-// and a token unless somebody else has the lock, or is to have it.
+// and a token unless somebody else has the lock, or is to have it. The caller must call Unreserve for the lease.
 func (a *acquirer) acquire(limit hedge.Limit, g *holds.Grant, value string, inTurn bool) (err error) {
 	for {
+		g.Lease.Unreserve() // of the attempt before
 		if g.Lease, err = a.leases.Get(limit); err != nil {
 			return err
 		}

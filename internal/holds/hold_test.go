@@ -18,9 +18,9 @@ func TestHeld_AtTheDeadline(t *testing.T) {
 		h := f.hold(t, name, nil)
 		require.True(t, h.Held())
 		f.lease.Suspend(1)
-		require.False(t, syncutil.Closed(f.lease.Lost()), "nobody has looked")
+		require.False(t, syncutil.Closed(f.lease.Context().Done()), "nobody has looked")
 		require.False(t, h.Held())
-		require.True(t, syncutil.Closed(f.lease.Lost()))
+		require.True(t, syncutil.Closed(f.lease.Context().Done()))
 	})
 }
 

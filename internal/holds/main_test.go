@@ -51,6 +51,7 @@ func newFixture(t *testing.T) *fixture {
 	var err error
 	f.lease, err = leases.Get(etcdfake.Within(time.Minute))
 	require.NoError(t, err)
+	f.lease.Unreserve()
 	t.Cleanup(func() { // t.Context has ended
 		f.tasks.Wait()
 		leases.Wait()

@@ -45,73 +45,84 @@ type Pool struct {
 // NewPool returns a Pool without a lease.
 func NewPool(c Config) *Pool { return &Pool{Config: c} }
 
-// Get returns a lease for one more lock. It waits for etcd only where a new one must be granted.
+// Get returns a lease for one more lock, or place in a queue, and reserves room for it there, until Unreserve is called. It
+// waits for etcd only where a new lease must be granted.
 func (p *Pool) Get(limit hedge.Limit) (*Lease, error) {
 	for {
 		l := p.pick()
 		if l == nil {
 			return nil, context.Cause(p.Open)
 		}
-		if syncutil.Closed(l.granted) {
+		err := l.awaitGrant(limit)
+		if err == nil {
 			return l, nil
 		}
-		err := l.awaitGrant(limit)
-		if !errors.Is(err, errGrantedTooLate) {
-			return l, err
+		l.Unreserve()
+		if !errors.Is(err, hedge.ErrTooLate) {
+			return nil, err
 		}
 	}
 }
 
-// pick returns the first lease that has room, or starts a new one. It returns nil when the Pool is closed.
+// pick reserves room in the first lease that has any, or in a new one. It returns nil when the Pool is closed.
 func (p *Pool) pick() *Lease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, l := range p.leases {
-		if l.Holds.Load() < MaxHolds && l.ctx.Err() == nil && !l.expired() {
-			return l
-		}
-	}
-	if p.Open.Err() != nil {
+	i := slices.IndexFunc(p.leases, func(l *Lease) bool { return l.Holds.Load() < MaxHolds && l.usable() })
+	if i < 0 && p.Open.Err() != nil {
 		return nil
 	}
-	l := newLease(p.Live, p.Conn, p.Client, p.TTL, p.Log, p.lost)
-	p.leases = append(p.leases, l)
-	p.running.Go(func() { l.run(p.Timeout) })
-	p.running.Go(func() { p.Attend(l) })
-	return l
+	if i < 0 {
+		l := newLease(p.Live, p.Conn, p.Client, p.TTL, p.Log, p.lost)
+		i, p.leases = len(p.leases), append(p.leases, l)
+		p.running.Go(func() { l.run(p.Timeout) })
+		p.running.Go(func() { p.Attend(l) })
+	}
+	p.leases[i].Holds.Add(1)
+	return p.leases[i]
 }
 
-// expired reports whether the deadline of a granted lease has passed, which its watchdog may not have noticed yet.
-func (l *Lease) expired() bool { return syncutil.Closed(l.granted) && l.deadline.passed() }
+// Unreserve takes back what Get has reserved: the lock is not attached to the lease, or a hold counts it now. It does nothing
+// for nil.
+func (l *Lease) Unreserve() {
+	if l != nil {
+		l.Holds.Add(-1)
+	}
+}
 
-// errGrantedTooLate is the error of a lease that was granted, but so late that another one is needed.
-var errGrantedTooLate = errors.New("the lease was granted too late")
+// usable reports whether a lease lives, or is yet to be granted. It sees that the deadline has passed before the watchdog
+// does, and unlike Alive it tells nobody.
+func (l *Lease) usable() bool {
+	return l.ctx.Err() == nil && (!syncutil.Closed(l.granted) || !l.deadline.passed())
+}
 
+// awaitGrant waits until etcd has granted the lease. Its error is hedge.ErrTooLate where that was so late that another lease
+// is needed.
 func (l *Lease) awaitGrant(limit hedge.Limit) error {
+	if syncutil.Closed(l.granted) {
+		return nil
+	}
 	ctx, cancel := limit.Context()
 	defer cancel()
 	select {
 	case <-l.granted:
 		return nil
 	case <-l.ctx.Done():
-		if errors.Is(l.Err(), hedge.ErrTooLate) && ctx.Err() == nil {
-			return errGrantedTooLate
-		}
 		return l.Err()
 	case <-ctx.Done():
 		return hedge.Cause(ctx, l.Err())
 	}
 }
 
-// Owns reports whether id is the ID of a lease of this client that lives, or that of l. The keys of one that has ended
-// are those of a stranger, from that very moment.
+// Owns reports whether id is the ID of a lease of this client that lives. The keys of one that has ended are those of a
+// stranger, from that very moment. The lease l, of which that is likely, is looked at first.
 func (p *Pool) Owns(l *Lease, id int64) bool {
 	if id == int64(l.ID) {
-		return true
+		return l.usable()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.leases, func(o *Lease) bool { return int64(o.ID) == id && o.ctx.Err() == nil && !o.expired() })
+	return slices.ContainsFunc(p.leases, func(o *Lease) bool { return int64(o.ID) == id && o.usable() })
 }
 
 // All returns the leases that are not lost.
