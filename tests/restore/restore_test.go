@@ -123,3 +123,17 @@ func lockOnce(c locker.Client, name string) error {
 	r := c.Lock(name, "value", nil)
 	return r.Err
 }
+
+// Another cluster answers at the addresses of the one that the lock was taken in.
+func TestAnotherCluster(t *testing.T) {
+	s, another := newServer(t), newServer(t)
+	c, watches := s.client()
+	held := lock(t, c, "name")
+	etcdtest.EventuallyWithin(t, told, "the lock is watched", func() bool { return watches.Load() > 0 })
+	s.restore(another.backup())
+	restored := time.Now()
+	etcdtest.ReceiveWithin(t, held.Done, told)
+	t.Logf("told after %v", time.Since(restored))
+	require.ErrorIs(t, c.Unlock("name", nil), locker.ErrLost)
+	require.ErrorContains(t, lockOnce(c, "name"), "different etcd clusters")
+}
