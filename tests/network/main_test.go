@@ -86,7 +86,12 @@ func receive[T any](t *testing.T, ch <-chan T, within time.Duration) (v T) {
 // eventually waits for what no channel tells.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(soon); !cond(); time.Sleep(5 * time.Millisecond) {
+	eventuallyWithin(t, soon, what, cond)
+}
+
+func eventuallyWithin(t *testing.T, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			require.FailNow(t, "it never came to this: "+what)
 		}
