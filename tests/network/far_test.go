@@ -13,12 +13,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// far is a network with a long round trip, also after other faults.
+type far struct {
+	etcdtest.Network
+	halfTrip time.Duration
+}
+
+func (f far) Heal() {
+	f.Network.Heal()
+	f.Delay(f.halfTrip)
+}
+
 // eachRoundTrip runs a test on loopback and on networks with longer round trips.
-func eachRoundTrip(t *testing.T, test func(t *testing.T, n etcdtest.Network)) {
+func eachRoundTrip(t *testing.T, test func(t *testing.T, n far)) {
 	for _, roundTrip := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond} {
 		t.Run(roundTrip.String(), func(t *testing.T) {
-			n := etcdtest.NewNetwork(t, machines)
-			n.Delay(roundTrip / 2)
+			t.Parallel() // they mostly wait
+			n := far{etcdtest.NewNetwork(t, machines), roundTrip / 2}
+			n.Heal()
 			test(t, n)
 		})
 	}

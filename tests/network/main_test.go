@@ -4,6 +4,7 @@ package network
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,11 @@ import (
 
 var machines []string
 
-func TestMain(m *testing.M) { etcdtest.MainWithCluster(m, &machines) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "8") // tests mostly wait here
+	etcdtest.MainWithCluster(m, &machines)
+}
 
 // soon bounds the wait for what has no time limit of its own.
 const soon = 20 * time.Second
