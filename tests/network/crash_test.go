@@ -29,13 +29,17 @@ func TestCrashWakesOne(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*soon)
 			defer cancel()
 			reports := make(chan locker.Report, count)
-			syncutil.ForEach(make([]struct{}, count), 50, func(struct{}) {
-				c, err := locker.NewFromClient(context.Background(), shared, 60)
-				if assert.NoError(t, err) {
-					t.Cleanup(func() { assert.NoError(t, c.Close()) })
+			clients := make([]*locker.Client, count)
+			for i := range clients {
+				clients[i] = new(locker.Client)
+			}
+			syncutil.ForEach(clients, 50, func(c *locker.Client) {
+				var err error
+				if *c, err = locker.NewFromClient(context.Background(), shared, 60); assert.NoError(t, err) {
 					go func() { reports <- c.LockWait(ctx, name, "value", nil) }()
 				}
 			})
+			defer syncutil.ForEach(clients, 50, func(c *locker.Client) { assert.NoError(t, c.Close()) })
 			awaitWaiters(t, etcd, name, count)
 			eventually(t, "they only wait", func() bool {
 				before := sent.others.Load()
