@@ -57,7 +57,7 @@ func TestCrashWakesOne(t *testing.T) {
 			others, rechecks = sent.others.Load()-others, sent.rechecks.Load()-rechecks
 			require.NoError(t, next.Err)
 			t.Logf("%d requests in %v until the next had the lock, and %d to see whether anything was missed", others, took, rechecks)
-			assert.LessOrEqual(t, others, 12+rechecks, "who happens to look while the lock is free looks again")
+			assert.LessOrEqual(t, others, 12+3*rechecks, "who sees then that the lock is free looks again, and twice if the answer is late")
 			cancel()
 			for range count - 1 {
 				require.Error(t, receive(t, reports, soon).Err)
