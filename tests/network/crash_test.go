@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,18 +32,21 @@ func TestCrashWakesOne(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*soon)
 			defer cancel()
 			reports := make(chan locker.Report, count)
-			clients := make([]*locker.Client, count)
-			for i := range clients {
-				clients[i] = new(locker.Client)
+			var clients []locker.Client
+			for range count {
+				c, err := locker.NewFromClient(context.Background(), shared, 60)
+				require.NoError(t, err)
+				clients = append(clients, c)
 			}
-			syncutil.ForEach(clients, 50, func(c *locker.Client) {
-				var err error
-				if *c, err = locker.NewFromClient(context.Background(), shared, 60); assert.NoError(t, err) {
+			defer syncutil.ForEach(clients, 10, func(c locker.Client) { assert.NoError(t, c.Close()) })
+			waiting := 0
+			for some := range slices.Chunk(clients, 50) { // etcd may be too busy for all at once
+				for _, c := range some {
 					go func() { reports <- c.LockWait(ctx, name, "value", nil) }()
 				}
-			})
-			defer syncutil.ForEach(clients, 50, func(c *locker.Client) { assert.NoError(t, c.Close()) })
-			awaitWaiters(t, etcd, name, count)
+				waiting += len(some)
+				awaitWaiters(t, etcd, name, waiting)
+			}
 			eventually(t, "they only wait", func() bool {
 				before := sent.others.Load()
 				time.Sleep(300 * time.Millisecond)
