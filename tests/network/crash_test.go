@@ -18,47 +18,25 @@ import (
 	"google.golang.org/grpc"
 )
 
+const few = 12 // requests
+
 // The lease of a holder ends while many clients wait: one of them is woken, and not all. What that costs is the same
 // however many they are.
 func TestCrashWakesOne(t *testing.T) {
-	const few = 12 // requests
 	for _, count := range []int{1, 10, 100, 1000} {
 		t.Run(fmt.Sprint(count, " waiters"), func(t *testing.T) {
+			etcd, name := etcdtest.Connect(t, machines), newName(t)
+			mustLock(t, newClient(t, machines, 5, 60), name)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*soon)
+			defer cancel()
 			var sent waiterCalls
 			var streams watchStreams
-			etcd := etcdtest.Connect(t, machines)
-			shared := connect(t, configs["NewFromClient"](machines[:1]), sent.option(), streams.option())
-			holder, name := newClient(t, machines, 5, 60), newName(t)
-			mustLock(t, holder, name)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*soon)
-			defer cancel()
-			reports := make(chan locker.Report, count)
-			var clients []locker.Client
-			for range count {
-				c, err := locker.NewFromClient(context.Background(), shared, 60)
-				require.NoError(t, err)
-				clients = append(clients, c)
-			}
-			defer syncutil.ForEach(clients, 10, func(c locker.Client) { assert.NoError(t, c.Close()) })
-			waiting := 0
-			for some := range slices.Chunk(clients, 50) { // etcd may be too busy for all at once
-				for _, c := range some {
-					go func() { reports <- c.LockWait(ctx, name, "value", nil) }()
-				}
-				waiting += len(some)
-				awaitWaiters(t, etcd, name, waiting)
-			}
-			others, rechecks := sent.others.Load(), sent.rechecks.Load()
-			eventually(t, "they only wait", func() bool {
-				if now := sent.others.Load(); now > others+few {
-					others, rechecks = now, sent.rechecks.Load()
-				}
-				return sent.rechecks.Load()-rechecks >= int64(count) // so etcd is answering, and has nothing else to say
-			})
+			reports := manyWaiters(ctx, t, connect(t, configs["NewFromClient"](machines[:1]), sent.option(), streams.option()), name, count)
+			sent.settle(t, int64(count))
 
 			lock, err := etcd.Get(ctx, name)
 			require.NoError(t, err)
-			others, rechecks = sent.others.Load(), sent.rechecks.Load()
+			others, rechecks := sent.others.Load(), sent.rechecks.Load()
 			moved, start := streams.moved(), time.Now()
 			_, err = etcd.Revoke(ctx, clientv3.LeaseID(lock.Kvs[0].Lease))
 			require.NoError(t, err)
@@ -78,6 +56,28 @@ func TestCrashWakesOne(t *testing.T) {
 	}
 }
 
+// manyWaiters has clients on one connection wait for a lock. They come in groups: etcd may be too busy for all at once.
+func manyWaiters(ctx context.Context, t *testing.T, etcd *clientv3.Client, name string, count int) (reports chan locker.Report) {
+	t.Helper()
+	var clients []locker.Client
+	t.Cleanup(func() { syncutil.ForEach(clients, 10, func(c locker.Client) { assert.NoError(t, c.Close()) }) })
+	for range count {
+		c, err := locker.NewFromClient(context.Background(), etcd, 60)
+		require.NoError(t, err)
+		clients = append(clients, c)
+	}
+	reports = make(chan locker.Report, count)
+	waiting := 0
+	for group := range slices.Chunk(clients, 50) {
+		for _, c := range group {
+			go func() { reports <- c.LockWait(ctx, name, "value", nil) }()
+		}
+		waiting += len(group)
+		awaitWaiters(t, etcd, name, waiting)
+	}
+	return reports
+}
+
 // waiterCalls counts the requests of clients that wait. Once a second each of them reads whether it has missed anything:
 // these are counted apart, when they have returned, and the others when they are sent.
 type waiterCalls struct{ rechecks, others atomic.Int64 }
@@ -90,5 +90,17 @@ func (w *waiterCalls) option() grpc.DialOption {
 			w.others.Add(1)
 		}
 		return invoke(ctx, method, req, reply, cc, opts...)
+	})
+}
+
+// settle waits until the clients only wait: each has looked once more, so etcd answers, and hardly anything else was sent.
+func (w *waiterCalls) settle(t *testing.T, clients int64) {
+	t.Helper()
+	others, rechecks := w.others.Load(), w.rechecks.Load()
+	eventually(t, "they only wait", func() bool {
+		if now := w.others.Load(); now > others+few {
+			others, rechecks = now, w.rechecks.Load()
+		}
+		return w.rechecks.Load()-rechecks >= clients
 	})
 }
