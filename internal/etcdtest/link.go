@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -44,6 +45,16 @@ type fault struct {
 	hold    bool
 	swallow bool
 	delay   time.Duration
+	jitter  time.Duration // at most so much longer
+}
+
+// due is when a packet that arrives now may be delivered.
+func (f fault) due() time.Time {
+	d := f.delay
+	if f.jitter > 0 {
+		d += rand.N(f.jitter)
+	}
+	return time.Now().Add(d)
 }
 
 // NewLink returns a link without faults to target, a host:port.
@@ -60,6 +71,11 @@ func (l *Link) Hold(dirs ...Direction) { l.set(fault{hold: true}, dirs) }
 
 // Delay delivers whatever is sent d later, in order. Bytes that are on their way when it ends keep their time.
 func (l *Link) Delay(d time.Duration, dirs ...Direction) { l.set(fault{delay: d}, dirs) }
+
+// Jitter is Delay by another time for every packet. They stay in order.
+func (l *Link) Jitter(least, most time.Duration, dirs ...Direction) {
+	l.set(fault{delay: least, jitter: most - least}, dirs)
+}
 
 // Delivered returns a channel that is closed when the target is sent something with this text in it, in one piece.
 func (l *Link) Delivered(text string) <-chan struct{} {
@@ -260,7 +276,7 @@ func (c *conn) read(d Direction, from *net.TCPConn, queue chan<- packet) {
 	for {
 		n, err := from.Read(buf)
 		c.link.mu.Lock()
-		due := time.Now().Add(c.link.faults[d].delay)
+		due := c.link.faults[d].due()
 		c.link.mu.Unlock()
 		if n > 0 && !c.queue(queue, packet{data: append([]byte(nil), buf[:n]...), due: due}) {
 			return

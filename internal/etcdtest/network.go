@@ -48,6 +48,10 @@ func (n Network) Delay(d time.Duration, dirs ...Direction) {
 	n.Each(func(p *Proxy) { p.Delay(d, dirs...) })
 }
 
+func (n Network) Jitter(least, most time.Duration) {
+	n.Each(func(p *Proxy) { p.Jitter(least, most) })
+}
+
 // Partitions cut off a client whose lease has that TTL; the times in them are part of the fault.
 var Partitions = map[string]func(n Network, ttl time.Duration){
 	"both ways": func(n Network, _ time.Duration) { n.Swallow() },

@@ -301,6 +301,26 @@ func TestDelayKeepsTheFlow(t *testing.T) {
 	}
 }
 
+func TestJitterKeepsTheOrder(t *testing.T) {
+	s := newServer(t)
+	p := newProxy(t, s.addr)
+	c := dial(t, p)
+	const least, most = 20 * time.Millisecond, 60 * time.Millisecond
+	p.Jitter(least, most)
+	var sent string
+	start := time.Now()
+	for i := range 20 {
+		packet := string(rune('a' + i))
+		send(t, c, packet)
+		s.expect(t, packet) // so that each is a packet of its own
+		sent += packet
+	}
+	expect(t, c, sent)
+	if d := time.Since(start); d < 21*least {
+		t.Fatalf("20 packets and the last answer took %v; they need %v", d, 21*least)
+	}
+}
+
 func TestDelivered(t *testing.T) {
 	s := newServer(t)
 	p := newProxy(t, s.addr)

@@ -4,6 +4,7 @@ package network
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,11 @@ import (
 
 var machines []string
 
-func TestMain(m *testing.M) { etcdtest.MainWithCluster(m, &machines) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "8") // tests mostly wait here
+	etcdtest.MainWithCluster(m, &machines)
+}
 
 // soon bounds the wait for what has no time limit of its own.
 const soon = 20 * time.Second
@@ -86,7 +91,12 @@ func receive[T any](t *testing.T, ch <-chan T, within time.Duration) (v T) {
 // eventually waits for what no channel tells.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(soon); !cond(); time.Sleep(5 * time.Millisecond) {
+	eventuallyWithin(t, soon, what, cond)
+}
+
+func eventuallyWithin(t *testing.T, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			require.FailNow(t, "it never came to this: "+what)
 		}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // changes collects what a Watch tells.
@@ -78,8 +81,9 @@ const (
 
 // All connections are cut again and again, while a lock is handed from client to client: Watch tells that in order, and
 // nothing twice.
-func TestWatchMovesAmongHandOvers(t *testing.T) {
-	n := etcdtest.NewNetwork(t, machines)
+func TestWatchMovesAmongHandOvers(t *testing.T) { eachRoundTrip(t, testMoveAmongHandOvers) }
+
+func testMoveAmongHandOvers(t *testing.T, n far) {
 	near := []locker.Client{newClient(t, machines, 5, 60), newClient(t, machines, 5, 60)}
 	name := newName(t)
 	w := watch(t, newClient(t, n.Endpoints(), 5, 60), name)
@@ -116,8 +120,9 @@ func TestWatchMovesAmongHandOvers(t *testing.T) {
 }
 
 // The same where the lock is free in between: that is told, every time that a value is.
-func TestWatchMovesAmongReleases(t *testing.T) {
-	n := etcdtest.NewNetwork(t, machines)
+func TestWatchMovesAmongReleases(t *testing.T) { eachRoundTrip(t, testMoveAmongReleases) }
+
+func testMoveAmongReleases(t *testing.T, n far) {
 	near, name := newClient(t, machines, 5, 60), newName(t)
 	w := watch(t, newClient(t, n.Endpoints(), 5, 60), name)
 	var values []string
@@ -142,6 +147,41 @@ func TestWatchMovesAmongReleases(t *testing.T) {
 		require.Equal(t, i%2 == 0, v == "", "free and taken in turn: %q", w.told)
 	}
 	t.Logf("%d of %d values were told", len(w.told)/2, handOvers)
+}
+
+// What happens while the watch moves is compacted before the next stream can ask for it: that the lock was free is told all
+// the same, and so is the newest value.
+func TestWatchMovesAcrossACompaction(t *testing.T) { eachRoundTrip(t, testMoveAcrossACompaction) }
+
+func testMoveAcrossACompaction(t *testing.T, n far) {
+	const moves = 3
+	var streams watchStreams
+	etcd, near, name := etcdtest.Connect(t, machines), newClient(t, machines, 5, 60), newName(t)
+	w := watch(t, fromClient(t, connect(t, configs["New"](n.Endpoints()), streams.option()), 60), name)
+	values := []string{"value 0"}
+	require.NoError(t, near.Lock(name, values[0], nil).Err)
+	w.until(t, values[0])
+	defer n.Heal()
+	for i := range moves {
+		value := fmt.Sprint("value ", i+1)
+		values = append(values, value)
+		n.Swallow() // no stream can be opened before the compaction
+		require.NoError(t, near.Unlock(name, nil))
+		r := near.Lock(name, value, nil)
+		require.NoError(t, r.Err)
+		_, err := etcd.Compact(t.Context(), r.Token, clientv3.WithCompactPhysical())
+		if !errors.Is(err, rpctypes.ErrCompacted) { // another test of these has gone further
+			require.NoError(t, err)
+		}
+		n.Cut() // also if nothing was lost yet
+		n.Heal()
+		w.until(t, value)
+	}
+	require.NoError(t, near.Unlock(name, nil))
+	w.until(t, "")
+	w.inOrder(t, values)
+	require.Len(t, w.told, 2*len(values)+1, "free and taken in turn: %q", w.told)
+	require.GreaterOrEqual(t, streams.moved(), moves)
 }
 
 func count(values []string, value string) (n int) {

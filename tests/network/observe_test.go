@@ -33,6 +33,7 @@ func (c *calls) option() grpc.DialOption {
 type watchStreams struct {
 	mu      sync.Mutex // guards what follows
 	addr    string     // of the last that has answered
+	streams int        // that were opened
 	created int        // watches, on all streams
 }
 
@@ -42,6 +43,9 @@ func (w *watchStreams) option() grpc.DialOption {
 		if err != nil || method != "/etcdserverpb.Watch/Watch" {
 			return s, err
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.streams++
 		return &watchStream{s, w}, nil
 	})
 }
@@ -70,6 +74,13 @@ func (w *watchStreams) opened() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.created
+}
+
+// moved is how often the watches have gone to another stream.
+func (w *watchStreams) moved() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.streams - 1
 }
 
 // way is the way to the member that serves the watches; nil if none does yet.

@@ -12,6 +12,7 @@ import (
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Two clients pass a lock to and fro, and a member goes silent for both.
@@ -61,56 +62,61 @@ func TestHandOversGoOnWithoutOneMember(t *testing.T) {
 func TestHandOverIsNoticedWhenTheWatchIsSilent(t *testing.T) {
 	for kind, config := range configs {
 		t.Run(kind, func(t *testing.T) {
-			etcd, n := etcdtest.Connect(t, machines), etcdtest.NewNetwork(t, machines)
-			var streams watchStreams
-			near, far := newClient(t, machines, 5, 60), fromClient(t, connect(t, config(n.Endpoints()), streams.option()), 60)
-			name := newName(t)
-			mustLock(t, near, name)
-			ctx, cancel := context.WithTimeout(t.Context(), soon)
-			defer cancel()
-			reports := make(chan locker.Report, 1)
-			go func() { reports <- far.LockWait(ctx, name, "value", nil) }()
-			awaitWaiters(t, etcd, name, 1)
-			eventually(t, "a member serves the watches", func() bool { return streams.way(n) != nil })
-			streams.way(n).Swallow()
-			defer n.Heal()
-			start := time.Now()
-			require.NoError(t, near.Unlock(name, nil))
-			require.NoError(t, receive(t, reports, soon).Err)
-			took := time.Since(start)
-			t.Logf("the waiter had the lock %v after its release", took)
-			assert.Less(t, took, 5*time.Second)
+			eachRoundTrip(t, func(t *testing.T, n far) { testSilentWatchOfAWaiter(t, n, config(n.Endpoints())) })
 		})
 	}
 }
 
+func testSilentWatchOfAWaiter(t *testing.T, n far, config clientv3.Config) {
+	var streams watchStreams
+	etcd, near, name := etcdtest.Connect(t, machines), newClient(t, machines, 5, 60), newName(t)
+	waiter := fromClient(t, connect(t, config, streams.option()), 60)
+	mustLock(t, near, name)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	reports := waitFor(ctx, waiter, []string{name})
+	awaitWaiters(t, etcd, name, 1)
+	eventually(t, "a member serves the watches", func() bool { return streams.way(n.Network) != nil })
+	streams.way(n.Network).Swallow()
+	defer n.Heal()
+	start := time.Now()
+	require.NoError(t, near.Unlock(name, nil))
+	require.NoError(t, receive(t, reports, soon).Err)
+	took := time.Since(start)
+	t.Logf("the waiter had the lock %v after its release", took)
+	assert.Less(t, took, 5*time.Second)
+}
+
 // The member that serves the watch of a held key goes silent, and then somebody deletes the key.
 func TestLossIsNoticedWhenTheWatchIsSilent(t *testing.T) {
-	const ttl = 6
 	for kind, config := range configs {
 		t.Run(kind, func(t *testing.T) {
-			etcd, n := etcdtest.Connect(t, machines), etcdtest.NewNetwork(t, machines)
-			streams, listings := watchStreams{}, calls{method: "/etcdserverpb.Lease/LeaseTimeToLive"}
-			rival, far := newClient(t, machines, 5, 60), fromClient(t, connect(t, config(n.Endpoints()), streams.option(), listings.option()), ttl)
-			name := newName(t)
-			r := mustLock(t, far, name)
-			eventually(t, "the held key is watched", func() bool { return streams.opened() > 0 })
-			eventually(t, "what came before the watch is known", func() bool { return listings.Load() > 0 })
-			streams.way(n).Swallow()
-			defer n.Heal()
-			start := time.Now()
-			_, err := etcd.Delete(t.Context(), name)
-			require.NoError(t, err)
-			mustLock(t, rival, name)
-			receive(t, r.Done, soon)
-			took := time.Since(start)
-			t.Logf("the loss was noticed after %v", took)
-			assert.Less(t, took, ttl*time.Second)
-			assert.False(t, r.Held())
-			n.Heal()
-			assert.ErrorIs(t, far.Unlock(name, nil), locker.ErrLost)
+			eachRoundTrip(t, func(t *testing.T, n far) { testSilentWatchOfAHolder(t, n, config(n.Endpoints())) })
 		})
 	}
+}
+
+func testSilentWatchOfAHolder(t *testing.T, n far, config clientv3.Config) {
+	const ttl = 6
+	streams, listings := watchStreams{}, calls{method: "/etcdserverpb.Lease/LeaseTimeToLive"}
+	etcd, rival, name := etcdtest.Connect(t, machines), newClient(t, machines, 5, 60), newName(t)
+	holder := fromClient(t, connect(t, config, streams.option(), listings.option()), ttl)
+	r := mustLock(t, holder, name)
+	eventually(t, "the held key is watched", func() bool { return streams.opened() > 0 })
+	eventually(t, "what came before the watch is known", func() bool { return listings.Load() > 0 })
+	streams.way(n.Network).Swallow()
+	defer n.Heal()
+	start := time.Now()
+	_, err := etcd.Delete(t.Context(), name)
+	require.NoError(t, err)
+	mustLock(t, rival, name)
+	receive(t, r.Done, soon)
+	took := time.Since(start)
+	t.Logf("the loss was noticed after %v", took)
+	assert.Less(t, took, ttl*time.Second)
+	assert.False(t, r.Held())
+	n.Heal()
+	assert.ErrorIs(t, holder.Unlock(name, nil), locker.ErrLost)
 }
 
 // Many calls meet an etcd that says nothing: they end with their ctx, and what is left does not delay the next ones.
