@@ -94,7 +94,7 @@ func TestClock_WallClockHidesASuspension(t *testing.T) {
 func TestClock_SuspensionDuringARenewal(t *testing.T) {
 	machine := newFakeClocks(t)
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(t.Context(), nil, nil, time.Minute, slog.New(slog.DiscardHandler), func(*Lease) {})
+		l := newLease(t.Context(), nil, nil, time.Minute, slog.New(slog.DiscardHandler))
 		require.NoError(t, l.extend(now(), time.Minute))
 		sent := now()
 		for range 54 {
@@ -137,7 +137,7 @@ func TestClock_AsksSeldom(t *testing.T) {
 
 // What Report.Held costs, but for one look at a flag.
 func BenchmarkAlive(b *testing.B) {
-	l := newLease(b.Context(), nil, nil, time.Hour, slog.New(slog.DiscardHandler), func(*Lease) {})
+	l := newLease(b.Context(), nil, nil, time.Hour, slog.New(slog.DiscardHandler))
 	if err := l.extend(now(), time.Hour); err != nil {
 		b.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/PumpkinSeed/locker/internal/hedge"
 	"github.com/PumpkinSeed/locker/internal/syncutil"
@@ -30,13 +31,13 @@ type Config struct {
 	Live context.Context // leases are renewed until its end
 
 	Attend func(*Lease) // runs in a goroutine of its own beside every lease, until that is lost
-	OnLost func(*Lease) // called when a lease is lost, perhaps more than once
+	OnLost func(*Lease) // called, in another goroutine, when a lease is lost or given back
 }
 
 // A Pool has the leases of one client: as many as its locks need, which is one for most clients.
 type Pool struct {
 	Config
-	running sync.WaitGroup // two goroutines for each lease
+	running sync.WaitGroup // three goroutines for each lease
 
 	mu     sync.Mutex // guards leases; not held while Attend or OnLost is called
 	leases []*Lease   // those that are not lost
@@ -73,10 +74,17 @@ func (p *Pool) pick() *Lease {
 		return nil
 	}
 	if i < 0 {
-		l := newLease(p.Live, p.Conn, p.Client, p.TTL, p.Log, p.lost)
+		l := newLease(p.Live, p.Conn, p.Client, p.TTL, p.Log)
 		i, p.leases = len(p.leases), append(p.leases, l)
-		p.running.Go(func() { l.run(p.Timeout) })
+		p.running.Go(func() {
+			l.run(p.Timeout)
+			p.revokeLost(l)
+		})
 		p.running.Go(func() { p.Attend(l) })
+		p.running.Go(func() {
+			<-l.ctx.Done()
+			p.lost(l)
+		})
 	}
 	p.leases[i].Holds.Add(1)
 	return p.leases[i]
@@ -142,4 +150,36 @@ func (p *Pool) lost(l *Lease) {
 	p.leases = slices.DeleteFunc(p.leases, func(o *Lease) bool { return o == l })
 	p.mu.Unlock()
 	p.OnLost(l)
+}
+
+// revokeLost gives a lease back that was lost, once etcd is heard of again: it may have received a renewal whose answer was lost,
+// and would keep the keys from everybody, this client included, for another TTL. It waits until the lease would have expired
+// without one, because the holders have been promised that time to stop.
+func (p *Pool) revokeLost(l *Lease) {
+	if errors.Is(l.Err(), rpctypes.ErrLeaseNotFound) {
+		return
+	}
+	syncutil.Sleep(p.Open, margin(l.TTL()))
+	if p.Open.Err() == nil {
+		l.Revoke(hedge.Limit{Ctx: p.Open, Deadline: time.Now().Add(l.TTL())})
+	}
+}
+
+// Stats are figures of the leases of a client.
+type Stats struct {
+	Leases       int           // that are not lost
+	LastRenewal  time.Time     // when a renewal was answered last; zero if none was
+	RenewalDelay time.Duration // how long that answer took
+}
+
+// Stats returns the figures of the leases that are not lost.
+func (p *Pool) Stats() (s Stats) {
+	leases := p.All()
+	s.Leases = len(leases)
+	for _, l := range leases {
+		if r := l.renewal.Load(); r != nil && r.answered.After(s.LastRenewal) {
+			s.LastRenewal, s.RenewalDelay = r.answered, r.took
+		}
+	}
+	return s
 }

@@ -146,3 +146,42 @@ func TestPool_GrantIsTooLate(t *testing.T) {
 		require.EqualValues(t, 1, l.Holds.Load())
 	})
 }
+
+// Whoever notices the end of a lease waits for nobody who is told of it: Held and Cause must never wait.
+func TestPool_TheLossIsToldByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{})
+		p := newPool(t, func(*Lease) { <-told })
+		l, err := p.Get(etcdfake.Within(time.Second))
+		require.NoError(t, err)
+		l.Suspend(1)
+		require.False(t, l.Alive())
+		require.Error(t, l.Err())
+		close(told)
+	})
+}
+
+// A lease that was lost because etcd was silent may have been renewed all the same. It is given back once etcd answers again, not
+// before the margin that its holders have to stop, and not if etcd does not know it any more.
+func TestPool_RevokesALostLease(t *testing.T) {
+	for name, c := range map[string]struct {
+		cause   error
+		revoked int64
+	}{"silence": {context.DeadlineExceeded, 1}, "it is not known to etcd": {rpctypes.ErrLeaseNotFound, 0}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, func(*Lease) {})
+				leases := p.Client.(*etcdfake.Leases)
+				l, err := p.Get(etcdfake.Within(time.Second))
+				require.NoError(t, err)
+				l.Lose(c.cause)
+				time.Sleep(margin(l.TTL()) - 1)
+				synctest.Wait()
+				require.Zero(t, leases.Revokes.Load())
+				time.Sleep(1)
+				synctest.Wait()
+				require.Equal(t, c.revoked, leases.Revokes.Load())
+			})
+		})
+	}
+}
