@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	crowd = 256         // callers in all
-	span  = time.Second // for which they go on
+	crowd = 256      // callers in all
+	learn = 500 * ms // for which they go on before anything is counted
+	span  = 500 * ms // for which they go on after that
 )
 
 // throughput lets as many callers as a crowd has less those who are refused put keys again and again, and returns how many
@@ -35,7 +36,13 @@ func throughput(t *testing.T, refused int, key string, refusedKey func(caller, r
 		c := newCallers(t, &kv)
 		c.running.Wait()
 		var counted, denied atomic.Int64
-		end := time.Now().Add(span)
+		start := time.Now()
+		end := start.Add(learn + span)
+		count := func(n *atomic.Int64) {
+			if time.Since(start) > learn {
+				n.Add(1)
+			}
+		}
 		for i := range crowd {
 			c.running.Go(func() {
 				for round := 0; time.Now().Before(end); round++ {
@@ -45,13 +52,13 @@ func throughput(t *testing.T, refused int, key string, refusedKey func(caller, r
 						if r.Err != nil {
 							t.Error(r.Err)
 						}
-						counted.Add(1)
+						count(&counted)
 						continue
 					}
 					if r := c.Commit(limit, putIfAbsent(refusedKey(i, round), "v")); r.Err != rpctypes.ErrPermissionDenied {
 						t.Error(r.Err)
 					}
-					denied.Add(1)
+					count(&denied)
 				}
 			})
 		}
@@ -80,7 +87,7 @@ func TestSuspects_CostLittle(t *testing.T) {
 				done, refusals := throughput(t, refused, c.key, c.refusedKey)
 				t.Logf("%d of %d refused: %d operations of the others instead of %d; %d refusals", refused, crowd, done, alone, refusals)
 				require.Greater(t, done, alone*9/10)
-				require.Greater(t, refusals, int64(span/work), "they are answered")
+				require.Greater(t, refusals, int64(span/work)/2, "they are answered")
 			}
 		})
 	}

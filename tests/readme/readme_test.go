@@ -1,5 +1,5 @@
-// Package readme proves that README, CONTRIBUTING and docs/production.md show nothing that CI does not compile or run. The
-// code of the last is in this package.
+// Package readme proves that the pages of the root and of docs show nothing that CI does not compile or run. The code of
+// docs/production.md is in this package.
 package readme
 
 import (
@@ -16,11 +16,13 @@ import (
 
 func TestReadme(t *testing.T) {
 	root := filepath.Join("..", "..")
-	for _, page := range []string{"README.md", "CONTRIBUTING.md"} {
-		markdown, err := os.ReadFile(filepath.Join(root, page))
-		require.NoError(t, err)
-		for _, fault := range faults(markdown, root, steps(t, root)) {
-			t.Error(page + ": " + fault)
+	commands := append(steps(t, root), install...)
+	for path, markdown := range pages(t, root) {
+		if path == "docs/production.md" { // TestProduction has it
+			continue
+		}
+		for _, fault := range faults(markdown, root, commands) {
+			t.Error(path + ": " + fault)
 		}
 	}
 }
