@@ -103,33 +103,39 @@ func (h *hoard) crash(ctx context.Context) (err error) {
 	return nil
 }
 
-// startHolder starts a process that holds all the locks, and returns once it does. kill is SIGKILL; it may be called
-// twice.
+// startHolder starts a process that holds all the locks, and returns once it does.
 func (h *hoard) startHolder(ctx context.Context) (kill func(), err error) {
+	_, kill, err = startSelf(ctx, holderCommand, strings.Join(h.endpoints, ","), strconv.Itoa(len(h.names)), strconv.Itoa(h.ttl))
+	return kill, err
+}
+
+// startSelf starts this program with other arguments, and returns the first line that it prints once that is there.
+// kill is SIGKILL; it may be called twice.
+func startSelf(ctx context.Context, args ...string) (line string, kill func(), err error) {
 	program, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, holderCommand, strings.Join(h.endpoints, ","),
-		strconv.Itoa(len(h.names)), strconv.Itoa(h.ttl))
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = os.Stderr
 	if _, err := cmd.StdinPipe(); err != nil { // it ends when this process does
-		return nil, err
+		return "", nil, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	kill = func() {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+	line, err = bufio.NewReader(out).ReadString('\n')
+	if err != nil {
 		kill()
-		return nil, fmt.Errorf("the process that should hold all locks has ended: %q: %w", line, err)
+		return "", nil, fmt.Errorf("%s has ended: %q: %w", args[0], line, err)
 	}
-	return kill, nil
+	return strings.TrimSuffix(line, "\n"), kill, nil
 }

@@ -49,6 +49,14 @@ func handover(ctx context.Context, b *bench, round int) error {
 // waiter is one of those who want the lock.
 type waiter struct{ lock, unlock operation }
 
+// pair takes the lock and gives it back.
+func (w waiter) pair(ctx context.Context) error {
+	if err := w.lock(ctx); err != nil {
+		return err
+	}
+	return w.unlock(ctx)
+}
+
 // waiting are the ways to wait. open returns waiters of one client.
 var waiting = []waitingPeer{{ours, lockerWaiters}, {mutexEach, mutexWaiters}}
 
@@ -64,11 +72,14 @@ func lockerWaiters(ctx context.Context, endpoints []string, n int) ([]waiter, fu
 	if err != nil {
 		return nil, nil, err
 	}
-	w := waiter{
-		lock:   func(ctx context.Context) error { return c.LockWait(ctx, contended, locker.DefaultValue, nil).Err },
-		unlock: func(context.Context) error { return c.Unlock(contended, nil) },
+	return slices.Repeat([]waiter{lockerWait(c, contended)}, n), c.Close, nil
+}
+
+func lockerWait(c locker.Client, name string) waiter {
+	return waiter{
+		lock:   func(ctx context.Context) error { return c.LockWait(ctx, name, locker.DefaultValue, nil).Err },
+		unlock: func(context.Context) error { return c.Unlock(name, nil) },
 	}
-	return slices.Repeat([]waiter{w}, n), c.Close, nil
 }
 
 // mutexWaiters have a session each: two Mutexes of one session would hold the lock together.

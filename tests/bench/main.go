@@ -1,13 +1,15 @@
 // Command bench sets locker beside the other ways to lock with etcd, all in one run on one cluster:
 //
-//	go run -C tests ./bench [-quick] [-rounds 5] [-only SCENARIO] [-json FILE] [-charts DIR] [-endpoints a,b,c]
+//	go run -C tests ./bench [-quick] [-rounds 5] [-rtt 5ms] [-only SCENARIO] [-json FILE] [-charts DIR] [-endpoints a,b,c]
 //
 // Every round measures all the peers of a scenario one after the other, and the next round begins with another of them;
 // what is printed are medians over the rounds, and the medians of the rounds' ratios, with the lowest and the highest.
 // Ratios mean something, absolute figures are those of the machine. A path that is not absolute begins in tests/.
 //
 // The cluster is its own, three members on loopback, or that of -endpoints, which nobody else should use meanwhile:
-// what is counted in etcd is counted by etcd, for all its clients.
+// what is counted in etcd is counted by etcd, for all its clients. With -rtt all clients of all peers reach it through
+// proxies, which make every round trip that much longer; what the members send each other, and the reading of etcd's
+// counters, is not delayed.
 package main
 
 import (
@@ -21,13 +23,15 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 )
 
 // bench is one run of the program.
 type bench struct {
-	endpoints []string
+	endpoints []string // where the peers find the cluster
+	rtt       time.Duration
 	quick     bool
 	gauge     *gauge
 	results   results
@@ -40,20 +44,29 @@ var scenarios = []struct {
 }{
 	{"pairs", pairs},
 	{"handover", handover},
+	{"entry", entry},
+	{"alone", alone},
+	{"waits", waits},
 	{"watch", watch},
 	{"held", held},
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == holderCommand {
-		exit(holder(os.Args[2:]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case holderCommand:
+			exit(holder(os.Args[2:]))
+		case networkCommand:
+			exit(network(os.Args[2:]))
+		}
 	}
 	var names []string
 	for _, s := range scenarios {
 		names = append(names, s.name)
 	}
-	quick := flag.Bool("quick", false, "less of everything, in under a minute: shows that it works, not how fast it is")
+	quick := flag.Bool("quick", false, "less of everything, in about a minute: shows that it works, not how fast it is")
 	rounds := flag.Int("rounds", 0, "rounds of every scenario (default 5, with -quick 1)")
+	rtt := flag.Duration("rtt", 0, "make the round trips of all clients longer by this")
 	only := flag.String("only", "", "run one scenario: "+strings.Join(names, ", "))
 	jsonFile := flag.String("json", "", "write the results to this file")
 	charts := flag.String("charts", "", "draw charts (SVG) in this directory")
@@ -73,7 +86,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	exit(run(ctx, options{*quick, *rounds, *only, *jsonFile, *charts, *endpoints, *profile}))
+	exit(run(ctx, options{*quick, *rounds, *rtt, *only, *jsonFile, *charts, *endpoints, *profile}))
 }
 
 func exit(err error) {
@@ -87,11 +100,12 @@ func exit(err error) {
 type options struct {
 	quick                                     bool
 	rounds                                    int
+	rtt                                       time.Duration
 	only, json, charts, endpoints, cpuprofile string
 }
 
 func run(ctx context.Context, o options) (err error) {
-	b := &bench{quick: o.quick, endpoints: strings.FieldsFunc(o.endpoints, func(r rune) bool { return r == ',' })}
+	b := &bench{quick: o.quick, rtt: o.rtt, endpoints: strings.FieldsFunc(o.endpoints, func(r rune) bool { return r == ',' })}
 	if len(b.endpoints) == 0 {
 		cluster, startErr := etcdtest.Start(ctx, etcdtest.Options{Members: 3})
 		if startErr != nil {
@@ -106,6 +120,14 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer cli.Close()
 	b.gauge = &gauge{cli}
+	if b.rtt > 0 {
+		delayed, stop, err := startNetwork(ctx, b.endpoints, b.rtt)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		b.endpoints = delayed
+	}
 
 	if o.cpuprofile != "" {
 		file, err := os.Create(o.cpuprofile)
@@ -129,9 +151,14 @@ func run(ctx context.Context, o options) (err error) {
 			}
 		}
 	}
-	b.results.print(os.Stdout)
+	trip, err := roundTrip(ctx, b.endpoints)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nround trip of a client: %s added, %s ms in all\n", b.rtt, number(ms(trip)))
+	b.results.print(os.Stdout, b.rtt)
 	if o.json != "" {
-		err = b.results.write(o.json)
+		err = b.results.write(o.json, b.rtt)
 	}
 	if o.charts != "" {
 		err = errors.Join(err, b.results.draw(o.charts))

@@ -59,13 +59,20 @@ func openLocker(ctx context.Context, endpoints, names []string) ([]operation, fu
 		return nil, nil, err
 	}
 	return forEach(names, func(name string) operation {
-		return func(context.Context) error {
+		return lockerLock(c, name).pair
+	}), c.Close, nil
+}
+
+func lockerLock(c locker.Client, name string) waiter {
+	return waiter{
+		lock: func(context.Context) error {
 			if r := c.Lock(name, locker.DefaultValue, nil); r.Msg != locker.Success {
 				return errors.Join(errTaken, r.Err)
 			}
-			return c.Unlock(name, nil)
-		}
-	}), c.Close, nil
+			return nil
+		},
+		unlock: func(context.Context) error { return c.Unlock(name, nil) },
+	}
 }
 
 // openBare is what a lock costs at least that goes to etcd by itself: one transaction that puts the key if it is
@@ -76,23 +83,36 @@ func openBare(ctx context.Context, endpoints, names []string) ([]operation, func
 		return nil, nil, err
 	}
 	return forEach(names, func(name string) operation {
-		return func(ctx context.Context) error {
-			taken, err := cli.Txn(ctx).
-				If(clientv3.Compare(clientv3.CreateRevision(name), "=", 0)).
-				Then(clientv3.OpPut(name, locker.DefaultValue, clientv3.WithLease(session.Lease()))).
-				Else(clientv3.OpGet(name)).Commit()
-			if err != nil {
-				return err
-			}
-			given, err := cli.Txn(ctx).
-				If(clientv3.Compare(clientv3.ModRevision(name), "=", taken.Header.Revision)).
-				Then(clientv3.OpDelete(name)).Commit()
-			if err == nil && (!taken.Succeeded || !given.Succeeded) {
-				err = errTaken
-			}
+		return bareLock(cli, session.Lease(), name).pair
+	}), closeBoth, nil
+}
+
+func bareLock(cli *clientv3.Client, lease clientv3.LeaseID, name string) waiter {
+	var taken int64 // at which revision
+	lock := func(ctx context.Context) error {
+		resp, err := cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.CreateRevision(name), "=", 0)).
+			Then(clientv3.OpPut(name, locker.DefaultValue, clientv3.WithLease(lease))).
+			Else(clientv3.OpGet(name)).Commit()
+		if err != nil {
 			return err
 		}
-	}), closeBoth, nil
+		if !resp.Succeeded {
+			return errTaken
+		}
+		taken = resp.Header.Revision
+		return nil
+	}
+	unlock := func(ctx context.Context) error {
+		resp, err := cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(name), "=", taken)).
+			Then(clientv3.OpDelete(name)).Commit()
+		if err == nil && !resp.Succeeded {
+			err = errTaken
+		}
+		return err
+	}
+	return waiter{lock, unlock}
 }
 
 // connectLeased is an etcd client with a lease that is kept alive until the closing of both.
@@ -116,12 +136,7 @@ func openMutexShared(ctx context.Context, endpoints, names []string) ([]operatio
 	}
 	return forEach(names, func(name string) operation {
 		mutex := concurrency.NewMutex(session, name)
-		return func(ctx context.Context) error {
-			if err := mutex.Lock(ctx); err != nil {
-				return err
-			}
-			return mutex.Unlock(ctx)
-		}
+		return waiter{mutex.Lock, mutex.Unlock}.pair
 	}), closeBoth, nil
 }
 

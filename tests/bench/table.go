@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"text/tabwriter"
+	"time"
 )
 
 // row is a line of a table: what one peer reached in one measure.
@@ -17,7 +18,7 @@ type row struct {
 }
 
 // print writes a table for every scenario, its ratios, and how that compares with the goals.
-func (r *results) print(out io.Writer) {
+func (r *results) print(out io.Writer, rtt time.Duration) {
 	metrics := map[string][]string{}
 	rows := map[string][]row{}
 	var scenarios []string
@@ -57,7 +58,7 @@ func (r *results) print(out io.Writer) {
 			return cell(own.against(f))
 		})
 	}
-	r.printGoals(out)
+	r.printGoals(out, rtt)
 }
 
 func table(out io.Writer, title string, rows []row, metrics []string, cell func(row, string) string) {

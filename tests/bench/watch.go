@@ -36,8 +36,8 @@ func watch(ctx context.Context, b *bench, round int) error {
 	return nil
 }
 
-// watchers are the ways to watch. open returns a function that watches until ctx ends and calls see for every value,
-// first for the one that the key has.
+// watchers are the ways to watch. open returns a function that watches a name until ctx ends and calls see for every
+// value, first for the one that the key has.
 var watchers = []watchingPeer{{ours, openLockerWatch}, {plain, openPlainWatch}}
 
 type watchingPeer struct {
@@ -45,16 +45,16 @@ type watchingPeer struct {
 	open func(ctx context.Context, endpoints []string) (watching, func() error, error)
 }
 
-type watching func(ctx context.Context, see func(value string)) error
+type watching func(ctx context.Context, name string, see func(value string)) error
 
 func openLockerWatch(ctx context.Context, endpoints []string) (watching, func() error, error) {
-	c, err := locker.New(endpoints, 60, ttl, ctx)
+	c, err := locker.New(endpoints, 0, ttl, ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, see func(string)) error {
+	return func(ctx context.Context, name string, see func(string)) error {
 		values, quit, ended := make(chan string), make(chan bool), make(chan error, 1)
-		go func() { ended <- c.Watch(watched, values, quit) }()
+		go func() { ended <- c.Watch(name, values, quit) }()
 		for {
 			select {
 			case v := <-values:
@@ -75,8 +75,8 @@ func openPlainWatch(_ context.Context, endpoints []string) (watching, func() err
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, see func(string)) error {
-		for resp := range cli.Watch(ctx, watched, clientv3.WithCreatedNotify()) {
+	return func(ctx context.Context, name string, see func(string)) error {
+		for resp := range cli.Watch(ctx, name, clientv3.WithCreatedNotify()) {
 			if resp.Created {
 				see("")
 			}
@@ -120,7 +120,7 @@ func (b *bench) watchOf(ctx context.Context, p watchingPeer, n, changes int) (er
 	began := time.Now()
 	for i := range n {
 		g.Go(func() error {
-			return watch(watchCtx, func(string) {
+			return watch(watchCtx, watched, func(string) {
 				seen[i] = time.Now()
 				told.Done()
 			})

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/PumpkinSeed/locker"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"golang.org/x/sync/errgroup"
+)
+
+// waits: one client waits for very many things at once: for locks that another one has, and for values.
+func waits(ctx context.Context, b *bench, round int) error {
+	many, watches := 300, 10_000
+	if b.quick {
+		many, watches = 50, 500
+	}
+	for p := range inTurn(patient, round) {
+		if err := b.waitsOf(ctx, p, many); err != nil {
+			return fmt.Errorf("%s, %d waiters: %w", p.name, many, err)
+		}
+	}
+	for _, n := range []int{many, watches} {
+		for p := range inTurn(watchers, round) {
+			if p.name == plain && n > many {
+				continue // a round trip each, one after the other
+			}
+			if err := b.watchesOf(ctx, p, n); err != nil {
+				return fmt.Errorf("%s, %d watches: %w", p.name, n, err)
+			}
+		}
+	}
+	return nil
+}
+
+// patience is how long a waiter waits.
+const patience = 20 * time.Second
+
+// patient are the ways to wait for many names. open returns the waiters of one client.
+var patient = []peerOfMany{{ours, openManyLocker}, {mutexShared, openManyMutex}}
+
+type peerOfMany struct {
+	name string
+	open func(ctx context.Context, endpoints, names []string) ([]waiter, func() error, error)
+}
+
+func openManyLocker(ctx context.Context, endpoints, names []string) (ws []waiter, closeAll func() error, err error) {
+	c, err := locker.New(endpoints, 0, ttl, ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range names {
+		ws = append(ws, lockerWait(c, name))
+	}
+	return ws, c.Close, nil
+}
+
+func openManyMutex(ctx context.Context, endpoints, names []string) (ws []waiter, closeAll func() error, err error) {
+	_, session, closeBoth, err := connectLeased(ctx, endpoints)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range names {
+		mutex := concurrency.NewMutex(session, name)
+		ws = append(ws, waiter{mutex.Lock, mutex.Unlock})
+	}
+	return ws, closeBoth, nil
+}
+
+func (b *bench) waitsOf(ctx context.Context, p peerOfMany, n int) (err error) {
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprintf("bench/waits/%d", i))
+	}
+	holders, closeHolders, err := p.open(ctx, b.endpoints, names)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, closeHolders)
+	ws, closeWaiters, err := p.open(ctx, b.endpoints, names)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, closeWaiters)
+	if err := atOnce(holders, func(_ int, w waiter) error { return w.lock(ctx) }); err != nil {
+		return err
+	}
+
+	var all sync.WaitGroup
+	var gaveUp atomic.Int64
+	entered := make([]time.Time, n)
+	waitCtx, cancel := context.WithTimeout(ctx, patience)
+	defer all.Wait()
+	defer cancel()
+	began := time.Now()
+	for i, w := range ws {
+		all.Go(func() {
+			if err := w.lock(waitCtx); err != nil {
+				gaveUp.Add(1)
+				return
+			}
+			entered[i] = time.Now()
+		})
+	}
+	// Who has a lock has a key below its name, or of that name; who is in line has one, too.
+	for keys := int64(0); keys < 2*int64(n)-gaveUp.Load(); {
+		resp, err := b.gauge.cli.Get(ctx, path.Dir(names[0])+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			return err
+		}
+		keys = resp.Count
+		time.Sleep(time.Millisecond)
+	}
+	inLine := time.Since(began)
+	time.Sleep(b.inLine())
+	released := time.Now()
+	if err := atOnce(holders, func(_ int, w waiter) error { return w.unlock(ctx) }); err != nil {
+		return err
+	}
+	all.Wait()
+	add := b.results.adder("waits", "waiters", n, p.name)
+	add("gave up", float64(gaveUp.Load()))
+	add("all in line ms", ms(inLine))
+	if gaveUp.Load() < int64(n) {
+		add("all have it ms", ms(slices.MaxFunc(entered, time.Time.Compare).Sub(released)))
+	}
+	return nil
+}
+
+// watchesOf: how long it takes until all have told the value that their name has.
+func (b *bench) watchesOf(ctx context.Context, p watchingPeer, n int) (err error) {
+	watch, closePeer, err := p.open(ctx, b.endpoints)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, closePeer)
+	name := func(i int) string { return fmt.Sprintf("bench/watches/%d", i) }
+	defer func() {
+		_, e := b.gauge.cli.Delete(context.WithoutCancel(ctx), path.Dir(name(0))+"/", clientv3.WithPrefix())
+		err = errors.Join(err, e)
+	}()
+	var puts []clientv3.Op
+	for i := range n {
+		puts = append(puts, clientv3.OpPut(name(i), locker.DefaultValue))
+	}
+	for some := range slices.Chunk(puts, 100) {
+		if _, err := b.gauge.cli.Txn(ctx).Then(some...).Commit(); err != nil {
+			return err
+		}
+	}
+
+	told := &sync.WaitGroup{}
+	told.Add(n)
+	watchCtx, stop := context.WithCancel(ctx)
+	g, watchCtx := errgroup.WithContext(watchCtx)
+	defer func() {
+		stop()
+		err = errors.Join(err, g.Wait())
+	}()
+	began := time.Now()
+	for i := range n {
+		g.Go(func() error { return watch(watchCtx, name(i), func(string) { told.Done() }) })
+	}
+	if err := await(watchCtx, told); err != nil {
+		return err
+	}
+	b.results.adder("waits", "watches", n, p.name)("all told ms", ms(time.Since(began)))
+	return nil
+}
