@@ -47,7 +47,7 @@ func openLoneBare(ctx context.Context, endpoints []string) (func(string) waiter,
 }
 
 func (b *bench) aloneOf(ctx context.Context, p loner, round, rate int, length time.Duration) (err error) {
-	lockOf, closePeer, err := p.open(ctx, b.endpoints)
+	lockOf, closePeer, err := p.open(ctx, b.peersAt)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (b *bench) inLine() time.Duration { return 50*time.Millisecond + 4*b.rtt }
 
 func lockRelay(p waitingPeer) func(context.Context, *bench) (turn, func() error, error) {
 	return func(ctx context.Context, b *bench) (turn, func() error, error) {
-		ws, closeAll, err := waiters(ctx, b.endpoints, p, 2, 1)
+		ws, closeAll, err := waiters(ctx, b.peersAt, p, 2, 1)
 		if err == nil {
 			err = ws[0].lock(ctx)
 		}
@@ -124,7 +124,7 @@ func openPutEvent(ctx context.Context, b *bench) (_ turn, closeAll func() error,
 	var sides []side
 	var opened closers
 	for i := range 2 {
-		cli, err := connect(b.endpoints)
+		cli, err := connect(b.peersAt)
 		if err != nil {
 			return nil, nil, errors.Join(err, opened.close())
 		}

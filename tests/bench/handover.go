@@ -34,7 +34,7 @@ func handover(ctx context.Context, b *bench, round int) error {
 			if c.clients {
 				clients = c.n
 			}
-			ws, closeAll, err := waiters(ctx, b.endpoints, w, clients, c.n/clients)
+			ws, closeAll, err := waiters(ctx, b.peersAt, w, clients, c.n/clients)
 			if err == nil {
 				err = b.handoverOf(ctx, w.name, ws, c.of, length)
 			}

@@ -48,7 +48,7 @@ type hoard struct {
 // open is a client, and what there is before it holds anything.
 func (h *hoard) open(ctx context.Context) (locker.Client, footprint, error) {
 	h.reports = nil
-	c, err := locker.New(h.endpoints, 60, int64(h.ttl), ctx)
+	c, err := locker.New(h.peersAt, 60, int64(h.ttl), ctx)
 	return c, measureFootprint(), err
 }
 
@@ -162,7 +162,7 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 	if err := h.take(c, nil); err != nil {
 		return err
 	}
-	cli, err := connect(h.endpoints)
+	cli, err := connect(h.peersAt)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -17,13 +19,10 @@ import (
 // process of its own, so that what it allocates and keeps is not taken for that of a peer.
 const networkCommand = "network"
 
+// network prints its endpoints, and then obeys: each line is a round trip and its jitter.
 func network(args []string) error {
-	if len(args) != 2 {
-		return errors.New("usage: " + networkCommand + " ENDPOINTS RTT")
-	}
-	rtt, err := time.ParseDuration(args[1])
-	if err != nil {
-		return err
+	if len(args) != 1 {
+		return errors.New("usage: " + networkCommand + " ENDPOINTS")
 	}
 	var n etcdtest.Network
 	defer func() { n.Each((*etcdtest.Proxy).Close) }()
@@ -34,19 +33,71 @@ func network(args []string) error {
 		}
 		n = append(n, p)
 	}
-	n.Delay(rtt / 2) // each way
 	fmt.Println(strings.Join(n.Endpoints(), ","))
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	calm := func() {}
+	defer func() { calm() }()
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		rtt, jitter, _ := strings.Cut(lines.Text(), " ")
+		least, err := time.ParseDuration(rtt)
+		more, err2 := time.ParseDuration(jitter)
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		calm()
+		calm = delay(n, least, more)
+		fmt.Println("done")
+	}
+	return lines.Err()
 }
 
-// startNetwork returns the endpoints of a network with that round trip. It does not touch what members send each other.
-func startNetwork(ctx context.Context, endpoints []string, rtt time.Duration) (delayed []string, stop func(), err error) {
-	line, stop, err := startSelf(ctx, networkCommand, strings.Join(endpoints, ","), rtt.String())
-	if err != nil {
-		return nil, nil, err
+// delay makes round trips take least, and up to more than that in addition, which changes all the time and from member to
+// member. calm ends the changes.
+func delay(n etcdtest.Network, least, more time.Duration) (calm func()) {
+	n.Delay(least / 2) // each way
+	if more == 0 {
+		return func() {}
 	}
-	return strings.Split(line, ","), stop, nil
+	ended := make(chan struct{})
+	var changing sync.WaitGroup
+	for _, p := range n {
+		changing.Go(func() {
+			ticker := time.NewTicker(20 * time.Millisecond)
+			defer ticker.Stop()
+			for {
+				p.Delay(least/2+rand.N(more), etcdtest.ToClient)
+				select {
+				case <-ticker.C:
+				case <-ended:
+					return
+				}
+			}
+		})
+	}
+	return func() {
+		close(ended)
+		changing.Wait()
+	}
+}
+
+// detour is a network as another process.
+type detour struct {
+	*child
+	endpoints []string
+}
+
+// startNetwork starts one that does not touch what members send each other, and delays nothing yet.
+func startNetwork(ctx context.Context, members []string) (*detour, error) {
+	c, line, err := startSelf(ctx, networkCommand, strings.Join(members, ","))
+	if err != nil {
+		return nil, err
+	}
+	return &detour{c, strings.Split(line, ",")}, nil
+}
+
+func (d *detour) set(rtt, jitter time.Duration) error {
+	_, err := d.ask(rtt.String() + " " + jitter.String())
+	return err
 }
 
 // roundTrip is the median time of a read that a member answers by itself.

@@ -29,7 +29,7 @@ func (b *bench) pairsOf(ctx context.Context, p peer, n int, length time.Duration
 	for i := range n {
 		names = append(names, fmt.Sprintf("bench/pairs/%d", i))
 	}
-	ops, closePeer, err := p.open(ctx, b.endpoints, names)
+	ops, closePeer, err := p.open(ctx, b.peersAt, names)
 	if err != nil {
 		return err
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/PumpkinSeed/locker"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"google.golang.org/grpc"
 )
 
 // ours is the peer that the others are compared with.
@@ -24,6 +26,9 @@ const (
 
 // ttl of all leases of all peers, in seconds: no measure of lock operations is to see one end.
 const ttl = 60
+
+// timeout of all calls that may fail for want of an answer: locker's own default.
+const timeout = 5 * time.Second
 
 // peer is one way to lock. open returns an operation for every name, which takes the lock and gives it back: each is
 // for one goroutine, all are for use at once. All peers have one etcd client.
@@ -116,8 +121,8 @@ func bareLock(cli *clientv3.Client, lease clientv3.LeaseID, name string) waiter 
 }
 
 // connectLeased is an etcd client with a lease that is kept alive until the closing of both.
-func connectLeased(ctx context.Context, endpoints []string) (*clientv3.Client, *concurrency.Session, func() error, error) {
-	cli, err := connect(endpoints)
+func connectLeased(ctx context.Context, endpoints []string, opts ...grpc.DialOption) (*clientv3.Client, *concurrency.Session, func() error, error) {
+	cli, err := connect(endpoints, opts...)
 	if err != nil {
 		return nil, nil, nil, err
 	}

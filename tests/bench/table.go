@@ -7,7 +7,6 @@ import (
 	"math"
 	"slices"
 	"text/tabwriter"
-	"time"
 )
 
 // row is a line of a table: what one peer reached in one measure.
@@ -17,8 +16,8 @@ type row struct {
 	peer         string
 }
 
-// print writes a table for every scenario, its ratios, and how that compares with the goals.
-func (r *results) print(out io.Writer, rtt time.Duration) {
+// print writes a table for every scenario, and its ratios.
+func (r *results) print(out io.Writer) {
 	metrics := map[string][]string{}
 	rows := map[string][]row{}
 	var scenarios []string
@@ -58,7 +57,6 @@ func (r *results) print(out io.Writer, rtt time.Duration) {
 			return cell(own.against(f))
 		})
 	}
-	r.printGoals(out, rtt)
 }
 
 func table(out io.Writer, title string, rows []row, metrics []string, cell func(row, string) string) {

@@ -22,14 +22,17 @@ func waits(ctx context.Context, b *bench, round int) error {
 	if b.quick {
 		many, watches = 50, 500
 	}
+	if b.n > 0 {
+		many = b.n
+	}
 	for p := range inTurn(patient, round) {
 		if err := b.waitsOf(ctx, p, many); err != nil {
 			return fmt.Errorf("%s, %d waiters: %w", p.name, many, err)
 		}
 	}
-	for _, n := range []int{many, watches} {
+	for _, n := range []int{min(many, 300), watches} {
 		for p := range inTurn(watchers, round) {
-			if p.name == plain && n > many {
+			if p.name == plain && n == watches {
 				continue // a round trip each, one after the other
 			}
 			if err := b.watchesOf(ctx, p, n); err != nil {
@@ -79,12 +82,12 @@ func (b *bench) waitsOf(ctx context.Context, p peerOfMany, n int) (err error) {
 	for i := range n {
 		names = append(names, fmt.Sprintf("bench/waits/%d", i))
 	}
-	holders, closeHolders, err := p.open(ctx, b.endpoints, names)
+	holders, closeHolders, err := p.open(ctx, b.peersAt, names)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, closeHolders)
-	ws, closeWaiters, err := p.open(ctx, b.endpoints, names)
+	ws, closeWaiters, err := p.open(ctx, b.peersAt, names)
 	if err != nil {
 		return err
 	}
@@ -93,30 +96,13 @@ func (b *bench) waitsOf(ctx context.Context, p peerOfMany, n int) (err error) {
 		return err
 	}
 
-	var all sync.WaitGroup
-	var gaveUp atomic.Int64
-	entered := make([]time.Time, n)
 	waitCtx, cancel := context.WithTimeout(ctx, patience)
-	defer all.Wait()
 	defer cancel()
 	began := time.Now()
-	for i, w := range ws {
-		all.Go(func() {
-			if err := w.lock(waitCtx); err != nil {
-				gaveUp.Add(1)
-				return
-			}
-			entered[i] = time.Now()
-		})
-	}
-	// Who has a lock has a key below its name, or of that name; who is in line has one, too.
-	for keys := int64(0); keys < 2*int64(n)-gaveUp.Load(); {
-		resp, err := b.gauge.cli.Get(ctx, path.Dir(names[0])+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
-		if err != nil {
-			return err
-		}
-		keys = resp.Count
-		time.Sleep(time.Millisecond)
+	line := startLine(waitCtx, ws)
+	defer line.all.Wait()
+	if err := b.awaitKeys(ctx, path.Dir(names[0])+"/", func() int64 { return 2*int64(n) - line.gaveUp.Load() }); err != nil {
+		return err
 	}
 	inLine := time.Since(began)
 	time.Sleep(b.inLine())
@@ -124,19 +110,52 @@ func (b *bench) waitsOf(ctx context.Context, p peerOfMany, n int) (err error) {
 	if err := atOnce(holders, func(_ int, w waiter) error { return w.unlock(ctx) }); err != nil {
 		return err
 	}
-	all.Wait()
+	line.all.Wait()
 	add := b.results.adder("waits", "waiters", n, p.name)
-	add("gave up", float64(gaveUp.Load()))
+	add("gave up", float64(line.gaveUp.Load()))
 	add("all in line ms", ms(inLine))
-	if gaveUp.Load() < int64(n) {
-		add("all have it ms", ms(slices.MaxFunc(entered, time.Time.Compare).Sub(released)))
+	if line.gaveUp.Load() < int64(n) {
+		add("all have it ms", ms(slices.MaxFunc(line.entered, time.Time.Compare).Sub(released)))
 	}
 	return nil
 }
 
+// line is those who wait, each for a lock of its own.
+type line struct {
+	all     sync.WaitGroup
+	gaveUp  atomic.Int64
+	entered []time.Time // read when all have ended
+}
+
+func startLine(ctx context.Context, ws []waiter) *line {
+	l := &line{entered: make([]time.Time, len(ws))}
+	for i, w := range ws {
+		l.all.Go(func() {
+			if w.lock(ctx) != nil {
+				l.gaveUp.Add(1)
+				return
+			}
+			l.entered[i] = time.Now()
+		})
+	}
+	return l
+}
+
+// awaitKeys waits until there are so many. Who has a lock has a key below its name, or of that name; who is in line has
+// one, too.
+func (b *bench) awaitKeys(ctx context.Context, prefix string, enough func() int64) error {
+	for {
+		keys, err := b.gauge.keys(ctx, prefix)
+		if err != nil || keys >= enough() {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // watchesOf: how long it takes until all have told the value that their name has.
 func (b *bench) watchesOf(ctx context.Context, p watchingPeer, n int) (err error) {
-	watch, closePeer, err := p.open(ctx, b.endpoints)
+	watch, closePeer, err := p.open(ctx, b.peersAt)
 	if err != nil {
 		return err
 	}

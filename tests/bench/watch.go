@@ -92,12 +92,12 @@ func openPlainWatch(_ context.Context, endpoints []string) (watching, func() err
 }
 
 func (b *bench) watchOf(ctx context.Context, p watchingPeer, n, changes int) (err error) {
-	watch, closePeer, err := p.open(ctx, b.endpoints)
+	watch, closePeer, err := p.open(ctx, b.peersAt)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, closePeer)
-	cli, err := connect(b.endpoints)
+	cli, err := connect(b.peersAt)
 	if err != nil {
 		return err
 	}
