@@ -165,10 +165,7 @@ func (b *bench) endure(ctx context.Context, p sturdyPeer, o ordeal, d *detour) (
 	var opened closers
 	defer closing(&err, func() error { return opened.close() })
 	for i := range o.clients {
-		var names []string
-		for j := range o.lockers {
-			names = append(names, fmt.Sprintf("bench/capacity/%d/%d", i, j))
-		}
+		names := namesBelow(fmt.Sprint("bench/capacity/", i), o.lockers)
 		ws, closeOne, err := p.open(ctx, d.endpoints, names, sent.count())
 		if err != nil {
 			return err

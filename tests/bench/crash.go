@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -33,11 +32,7 @@ func holder(args []string) error {
 	if err != nil {
 		return err
 	}
-	names := make([]string, n)
-	for i := range names {
-		names[i] = heldName(i)
-	}
-	if err := takeAll(c, names, func(int, locker.Report) {}, nil); err != nil {
+	if err := takeAll(c, namesBelow(heldDir, n), func(int, locker.Report) {}, nil); err != nil {
 		return errors.Join(err, c.Close())
 	}
 	fmt.Println("held")
@@ -84,7 +79,7 @@ func (h *hoard) driveUntilFree(ctx context.Context, ops []operation) (pauses []t
 			return nil, 0, err
 		}
 		pauses = append(pauses, took...)
-		left, err := h.gauge.keys(ctx, path.Dir(h.names[0])+"/")
+		left, err := h.gauge.keys(ctx, heldDir+"/")
 		if err != nil {
 			return nil, 0, err
 		}

@@ -60,11 +60,11 @@ var goals = []struct {
 		{"capacity", 64, oneFrozen, "failures", "", false, 0},
 		{"capacity", 64, oneFrozen, "sent/request", "", false, 1.4},
 		{"capacity", 64, oneFrozen, "Lock p50 ms", "", false, 50},
-		{"scale", 100_000, "locks", "to none held", "", false, 2},
+		{"pauses", 100_000, "locks", "to none held", "", false, 2},
 		{"scale", 100_000, "locks", "keys left", "", false, 0},
 		{"scale", 1_000_000, "locks", "B/lock", "", false, 1024},
 		{"scale", 1_000_000, "locks", "keys left", "", false, 0},
-		{"scale", 5000, "waiters", "to that of 10", "", true, 0.9},
+		{"queue", 5000, "waiters", "to that of 10", "", true, 0.9},
 	}},
 	{[]int{0, 5}, []goal{
 		{"entry", 2, "clients", "p50 ms", putEvent, false, 1.25},

@@ -215,16 +215,16 @@ func openFork(_ context.Context, endpoints, names []string) ([]operation, func()
 			return err
 		})
 	}
-	revoke := func() error {
-		err := atOnce(leases, func(_ int, own []clientv3.LeaseID) error {
-			for _, id := range own {
-				if _, err := cli.Revoke(context.Background(), id); err != nil {
-					return fmt.Errorf("revoke: %w", err)
-				}
+	return ops, func() error { return errors.Join(revokeAll(cli, leases), cli.Close()) }, nil
+}
+
+func revokeAll(cli *clientv3.Client, leases [][]clientv3.LeaseID) error {
+	return atOnce(leases, func(_ int, own []clientv3.LeaseID) error {
+		for _, id := range own {
+			if _, err := cli.Revoke(context.Background(), id); err != nil {
+				return fmt.Errorf("revoke: %w", err)
 			}
-			return nil
-		})
-		return errors.Join(err, cli.Close())
-	}
-	return ops, revoke, nil
+		}
+		return nil
+	})
 }

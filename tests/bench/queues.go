@@ -63,9 +63,9 @@ func (b *bench) queueOf(ctx context.Context, ws []waiter, length time.Duration) 
 	if overlap.Load() {
 		err = errors.New("two have the lock at once")
 	}
-	add := b.results.adder("scale", "waiters", len(ws), ours)
+	add := b.results.adder("queue", "waiters", len(ws), ours)
 	add("hand-overs/s", rate)
-	if short := b.results.find("scale", "waiters", shortQueue, ours, "hand-overs/s"); short != nil {
+	if short := b.results.find("queue", "waiters", shortQueue, ours, "hand-overs/s"); short != nil {
 		add("to that of 10", rate/short.Rounds[len(short.Rounds)-1])
 	}
 	return err

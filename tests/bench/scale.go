@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 	"time"
 
@@ -21,10 +20,7 @@ func scale(ctx context.Context, b *bench, _ int) error {
 	if b.n > 0 {
 		n = b.n
 	}
-	s := &mass{hoard: &hoard{bench: b, ttl: scaleTTL, names: make([]string, n)}}
-	for i := range s.names {
-		s.names[i] = heldName(i)
-	}
+	s := &mass{hoard: &hoard{bench: b, ttl: scaleTTL, names: namesBelow(heldDir, n)}}
 	if err := s.keep(ctx); err != nil {
 		return fmt.Errorf("%d locks: %w", n, err)
 	}
@@ -52,12 +48,7 @@ func (s *mass) keep(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	closed := false
-	defer func() {
-		if !closed {
-			err = errors.Join(err, c.Close())
-		}
-	}()
+	defer closing(&err, func() error { return s.closeAll(ctx, c) })
 	before, err := s.live(ctx, c)
 	if err != nil {
 		return err
@@ -72,8 +63,7 @@ func (s *mass) keep(ctx context.Context) (err error) {
 		return err
 	}
 	s.compare(before, after)
-	closed = true
-	return s.closeAll(ctx, c)
+	return nil
 }
 
 // span is what was seen in three TTLs.
@@ -125,23 +115,28 @@ func (s *mass) compare(before, after span) {
 	s.add("B/lock", (after.client.bytes-before.client.bytes)/n)
 	s.add("goroutines", after.client.goroutines-before.client.goroutines)
 	s.add("renewals/s", after.renewalsPerSec)
-	s.add("own Lock p99.9 ms", ms(after.own.p999))
-	s.add("to none held", float64(after.own.p999)/float64(before.own.p999))
-	s.add("own Lock longest ms", ms(after.own.longest))
-	s.add("other's p99.9 ms", ms(after.other.p999))
-	s.add("to none held (other)", float64(after.other.p999)/float64(before.other.p999))
-	s.add("other's longest ms", ms(after.other.longest))
+	s.addPauses(ours, before.own, after.own)
+	s.addPauses("another client", before.other, after.other)
 	s.add("etcd MB before", before.memory/1e6)
 	s.add("etcd MB", after.memory/1e6)
 	s.add("etcd CPUs before", before.cpu)
 	s.add("etcd CPUs", after.cpu)
 }
 
+// addPauses is for what Lock of another name takes, of the client that holds them all or of another one.
+func (s *mass) addPauses(client string, before, after pauses) {
+	add := s.results.adder("pauses", "locks", len(s.names), client)
+	add("Lock p99.9 ms", ms(after.p999))
+	add("to none held", float64(after.p999)/float64(before.p999))
+	add("longest ms", ms(after.longest))
+	add("to none held, longest", float64(after.longest)/float64(before.longest))
+}
+
 func (s *mass) closeAll(ctx context.Context, c locker.Client) error {
 	start := time.Now()
 	err := c.Close()
 	s.add("Close s", time.Since(start).Seconds())
-	left, countErr := s.gauge.keys(ctx, path.Dir(s.names[0])+"/")
+	left, countErr := s.gauge.keys(ctx, heldDir+"/")
 	s.add("keys left", float64(left))
 	return errors.Join(err, countErr)
 }

@@ -78,10 +78,7 @@ func openManyMutex(ctx context.Context, endpoints, names []string) (ws []waiter,
 }
 
 func (b *bench) waitsOf(ctx context.Context, p peerOfMany, n int) (err error) {
-	var names []string
-	for i := range n {
-		names = append(names, fmt.Sprintf("bench/waits/%d", i))
-	}
+	names := namesBelow("bench/waits", n)
 	holders, closeHolders, err := p.open(ctx, b.peersAt, names)
 	if err != nil {
 		return err
@@ -160,14 +157,14 @@ func (b *bench) watchesOf(ctx context.Context, p watchingPeer, n int) (err error
 		return err
 	}
 	defer closing(&err, closePeer)
-	name := func(i int) string { return fmt.Sprintf("bench/watches/%d", i) }
+	names := namesBelow("bench/watches", n)
 	defer func() {
-		_, e := b.gauge.cli.Delete(context.WithoutCancel(ctx), path.Dir(name(0))+"/", clientv3.WithPrefix())
+		_, e := b.gauge.cli.Delete(context.WithoutCancel(ctx), path.Dir(names[0])+"/", clientv3.WithPrefix())
 		err = errors.Join(err, e)
 	}()
 	var puts []clientv3.Op
-	for i := range n {
-		puts = append(puts, clientv3.OpPut(name(i), locker.DefaultValue))
+	for _, name := range names {
+		puts = append(puts, clientv3.OpPut(name, locker.DefaultValue))
 	}
 	for some := range slices.Chunk(puts, 100) {
 		if _, err := b.gauge.cli.Txn(ctx).Then(some...).Commit(); err != nil {
@@ -184,8 +181,8 @@ func (b *bench) watchesOf(ctx context.Context, p watchingPeer, n int) (err error
 		err = errors.Join(err, g.Wait())
 	}()
 	began := time.Now()
-	for i := range n {
-		g.Go(func() error { return watch(watchCtx, name(i), func(string) { told.Done() }) })
+	for _, name := range names {
+		g.Go(func() error { return watch(watchCtx, name, func(string) { told.Done() }) })
 	}
 	if err := await(watchCtx, told); err != nil {
 		return err

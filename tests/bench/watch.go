@@ -101,16 +101,13 @@ func (b *bench) watchOf(ctx context.Context, p watchingPeer, n, changes int) (er
 	if err != nil {
 		return err
 	}
-	defer cli.Close()
-	defer func() {
-		_, e := cli.Delete(context.WithoutCancel(ctx), watched)
-		err = errors.Join(err, e)
-	}()
+	defer closing(&err, func() error {
+		_, err := cli.Delete(context.WithoutCancel(ctx), watched)
+		return errors.Join(err, cli.Close())
+	})
 
-	var sent time.Time
-	seen := make([]time.Time, n)
-	told := &sync.WaitGroup{} // all have seen the value of this moment; sent and seen are handed over by it
-	told.Add(n)
+	a := &audience{seen: make([]time.Time, n)}
+	a.told.Add(n)
 	watchCtx, stop := context.WithCancel(ctx)
 	g, watchCtx := errgroup.WithContext(watchCtx)
 	defer func() {
@@ -119,40 +116,53 @@ func (b *bench) watchOf(ctx context.Context, p watchingPeer, n, changes int) (er
 	}()
 	began := time.Now()
 	for i := range n {
-		g.Go(func() error {
-			return watch(watchCtx, watched, func(string) {
-				seen[i] = time.Now()
-				told.Done()
-			})
-		})
+		g.Go(func() error { return watch(watchCtx, watched, func(string) { a.see(i) }) })
 	}
-	if err := await(watchCtx, told); err != nil {
+	if err := await(watchCtx, &a.told); err != nil {
 		return err
 	}
-	ready := slices.MaxFunc(seen, time.Time.Compare).Sub(began)
-
-	const warmUp = 3
-	var delays []time.Duration
-	for change := range warmUp + changes {
-		told.Add(n)
-		sent = time.Now()
-		if _, err := cli.Put(ctx, watched, strconv.Itoa(change)); err != nil {
-			return err
-		}
-		if err := await(watchCtx, told); err != nil {
-			return err
-		}
-		for _, at := range seen {
-			if change >= warmUp {
-				delays = append(delays, at.Sub(sent))
-			}
-		}
+	ready := slices.MaxFunc(a.seen, time.Time.Compare).Sub(began)
+	delays, err := a.follow(watchCtx, cli, changes)
+	if err != nil {
+		return err
 	}
 	add := b.results.adder("watch", "watchers", n, p.name)
 	add("p50 ms", ms(quantile(delays, 0.5)))
 	add("p99 ms", ms(quantile(delays, 0.99)))
 	add("all watching after ms", ms(ready))
 	return nil
+}
+
+// audience is all who watch.
+type audience struct {
+	told sync.WaitGroup // all have seen the value of this moment; seen is handed over by it
+	seen []time.Time
+}
+
+func (a *audience) see(i int) {
+	a.seen[i] = time.Now()
+	a.told.Done()
+}
+
+// follow changes the value again and again, and returns how long it took each to see that.
+func (a *audience) follow(ctx context.Context, cli *clientv3.Client, changes int) (delays []time.Duration, err error) {
+	const warmUp = 3
+	for change := range warmUp + changes {
+		a.told.Add(len(a.seen))
+		sent := time.Now()
+		if _, err := cli.Put(ctx, watched, strconv.Itoa(change)); err != nil {
+			return nil, err
+		}
+		if err := await(ctx, &a.told); err != nil {
+			return nil, err
+		}
+		for _, at := range a.seen {
+			if change >= warmUp {
+				delays = append(delays, at.Sub(sent))
+			}
+		}
+	}
+	return delays, nil
 }
 
 // await waits for all, with a bound, unless ctx ends before.
