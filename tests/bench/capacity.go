@@ -186,7 +186,7 @@ func (b *bench) endure(ctx context.Context, p sturdyPeer, o ordeal, d *detour) (
 	add("failures", float64(sum.failures))
 	add("calls", float64(sum.calls))
 	add("calls/s", float64(sum.calls)/time.Since(began).Seconds())
-	add("sent/request", float64(sent.all.Load())/float64(sent.first.Load()))
+	add("sent again %", 100*(float64(sent.all.Load())/float64(sent.first.Load())-1))
 	add("sent/call", float64(sent.all.Load())/float64(sum.calls))
 	add("Lock p50 ms", ms(quantile(sum.took, 0.5)))
 	add("Lock p99 ms", ms(quantile(sum.took, 0.99)))
