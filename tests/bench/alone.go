@@ -12,17 +12,16 @@ import (
 )
 
 // alone: callers who come by themselves, at random moments, each for a lock of its own. What does one of them wait for it,
-// when others of the same client are at it as well? Both peers see the same moments.
+// when others of the same client are at it as well? The peers take turns of a second each, so that all see the same
+// machine, and the same moments.
 func alone(ctx context.Context, b *bench, round int) error {
-	length := 5 * time.Second
+	turns := 5
 	if b.quick {
-		length = time.Second
+		turns = 1
 	}
 	for _, rate := range []int{50, 200, 500} {
-		for p := range inTurn(loners, round) {
-			if err := b.aloneOf(ctx, p, round, rate, length); err != nil {
-				return fmt.Errorf("%s, %d a second: %w", p.name, rate, err)
-			}
+		if err := b.aloneOf(ctx, round, rate, turns); err != nil {
+			return fmt.Errorf("%d a second: %w", rate, err)
 		}
 	}
 	return nil
@@ -46,16 +45,38 @@ func openLoneBare(ctx context.Context, endpoints []string) (func(string) waiter,
 	return func(name string) waiter { return bareLock(cli, session.Lease(), name) }, closeBoth, err
 }
 
-func (b *bench) aloneOf(ctx context.Context, p loner, round, rate int, length time.Duration) (err error) {
-	lockOf, closePeer, err := p.open(ctx, b.peersAt)
-	if err != nil {
-		return err
+func (b *bench) aloneOf(ctx context.Context, round, rate, turns int) (err error) {
+	lockOf := map[string]func(string) waiter{}
+	for _, p := range loners {
+		open, closePeer, err2 := p.open(ctx, b.peersAt)
+		if err2 != nil {
+			return fmt.Errorf("%s: %w", p.name, err2)
+		}
+		defer closing(&err, closePeer)
+		lockOf[p.name] = open
 	}
-	defer closing(&err, closePeer)
+	took := map[string][]time.Duration{}
+	for turn := range turns {
+		for p := range inTurn(loners, round+turn) {
+			some, err := callAtRandom(ctx, lockOf[p.name], rand.New(rand.NewPCG(uint64(round), uint64(turn))), rate)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			took[p.name] = append(took[p.name], some...)
+		}
+	}
+	for _, p := range loners {
+		add := b.results.adder("alone", "callers/s", rate, p.name)
+		add("p50 ms", ms(quantile(took[p.name], 0.5)))
+		add("p99 ms", ms(quantile(took[p.name], 0.99)))
+	}
+	return nil
+}
 
-	random := rand.New(rand.NewPCG(uint64(round), uint64(rate)))
+// callAtRandom lets callers come for a second, and for a while before to warm up. It returns what each waited for its lock.
+func callAtRandom(ctx context.Context, lockOf func(string) waiter, random *rand.Rand, rate int) ([]time.Duration, error) {
 	warmUp := rate / 4
-	took := make([]time.Duration, warmUp+int(length.Seconds()*float64(rate)))
+	took := make([]time.Duration, warmUp+rate)
 	g, callCtx := errgroup.WithContext(ctx)
 	next := time.Now()
 	for i := range took {
@@ -75,11 +96,5 @@ func (b *bench) aloneOf(ctx context.Context, p loner, round, rate int, length ti
 			return err
 		})
 	}
-	if err := errors.Join(g.Wait(), ctx.Err()); err != nil {
-		return err
-	}
-	add := b.results.adder("alone", "callers/s", rate, p.name)
-	add("p50 ms", ms(quantile(took[warmUp:], 0.5)))
-	add("p99 ms", ms(quantile(took[warmUp:], 0.99)))
-	return nil
+	return took[warmUp:], errors.Join(g.Wait(), ctx.Err())
 }
