@@ -58,14 +58,7 @@ func (r *results) lines(dir, name, title, metric string) error {
 	p.Y.Tick.Marker = plot.LogTicks{Prec: -1}
 	var ticks plot.ConstantTicks
 	for _, peer := range peers {
-		var at plotter.XYs
-		var spread plotter.YErrors
-		for _, f := range r.figures {
-			if f.Scenario == "pairs" && f.Metric == metric && f.Peer == peer.name {
-				at = append(at, plotter.XY{X: float64(f.N), Y: f.Median})
-				spread = append(spread, struct{ Low, High float64 }{f.Median - slices.Min(f.Rounds), slices.Max(f.Rounds) - f.Median})
-			}
-		}
+		at, spread := r.pairsOf(peer.name, metric)
 		if at == nil {
 			return nil
 		}
@@ -94,6 +87,17 @@ func (r *results) lines(dir, name, title, metric string) error {
 	p.X.Tick.Marker = ticks
 	p.X.Min, p.X.Max = p.X.Min/1.3, p.X.Max*25 // to the right there is the legend
 	return save(p, dir, name)
+}
+
+// pairsOf are the points of one line, and its error bars.
+func (r *results) pairsOf(peer, metric string) (at plotter.XYs, spread plotter.YErrors) {
+	for _, f := range r.figures {
+		if f.Scenario == "pairs" && f.Metric == metric && f.Peer == peer {
+			at = append(at, plotter.XY{X: float64(f.N), Y: f.Median})
+			spread = append(spread, struct{ Low, High float64 }{f.Median - slices.Min(f.Rounds), slices.Max(f.Rounds) - f.Median})
+		}
+	}
+	return at, spread
 }
 
 // bars shows a metric of the hand-overs.

@@ -1,20 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/PumpkinSeed/locker"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // holderCommand makes this program a process that holds locks until it is killed, or its standard input ends.
@@ -36,11 +32,7 @@ func holder(args []string) error {
 	if err != nil {
 		return err
 	}
-	names := make([]string, n)
-	for i := range names {
-		names[i] = heldName(i)
-	}
-	if err := takeAll(c, names, func(int, locker.Report) {}, nil); err != nil {
+	if err := takeAll(c, namesBelow(heldDir, n), func(int, locker.Report) {}, nil); err != nil {
 		return errors.Join(err, c.Close())
 	}
 	fmt.Println("held")
@@ -51,17 +43,12 @@ func holder(args []string) error {
 // crash: the process that holds all is killed, and its lease expires. Meanwhile another client, which has nothing to
 // do with those locks, goes on taking and giving back one of its own, by bare transactions: does it feel that?
 func (h *hoard) crash(ctx context.Context) (err error) {
-	kill, err := h.startHolder(ctx)
+	c, err := h.startHolder(ctx)
 	if err != nil {
 		return err
 	}
-	defer kill()
-	cli, err := connect(h.endpoints)
-	if err != nil {
-		return err
-	}
-	defer cli.Close()
-	ops, closeOps, err := openBare(ctx, h.endpoints, []string{"bench/bystander"})
+	defer c.kill()
+	ops, closeOps, err := openBare(ctx, h.peersAt, []string{"bench/bystander"})
 	if err != nil {
 		return err
 	}
@@ -71,65 +58,43 @@ func (h *hoard) crash(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	kill()
-	killed := time.Now()
-	var pauses []time.Duration
-	var freed time.Duration
-	for freed == 0 { // and a second more, for what the deletion leaves to do
-		took, _, err := drive(ctx, ops, time.Second)
-		if err != nil {
-			return err
-		}
-		pauses = append(pauses, took...)
-		left, err := cli.Get(ctx, path.Dir(h.names[0])+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
-		if err != nil {
-			return err
-		}
-		if left.Count == 0 {
-			freed = time.Since(killed)
-		}
-		if time.Since(killed) > time.Minute {
-			return errors.New("the locks of a holder that was killed are not free")
-		}
-	}
-	took, _, err := drive(ctx, ops, time.Second)
+	c.kill()
+	pauses, freed, err := h.driveUntilFree(ctx, ops)
 	if err != nil {
 		return err
 	}
-	pauses = append(pauses, took...)
 	h.add("killed to free s", freed.Seconds())
 	h.add("longest pause before ms", ms(quantile(quiet, 1)))
 	h.add("longest pause at expiry ms", ms(quantile(pauses, 1)))
 	return nil
 }
 
-// startHolder starts a process that holds all the locks, and returns once it does. kill is SIGKILL; it may be called
-// twice.
-func (h *hoard) startHolder(ctx context.Context) (kill func(), err error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
+// driveUntilFree goes on until all locks of the hoard are free, and a second more, for what the deletion leaves to do.
+func (h *hoard) driveUntilFree(ctx context.Context, ops []operation) (pauses []time.Duration, freed time.Duration, err error) {
+	killed := time.Now()
+	for ended := false; !ended; {
+		ended = freed != 0
+		took, _, err := drive(ctx, ops, time.Second)
+		if err != nil {
+			return nil, 0, err
+		}
+		pauses = append(pauses, took...)
+		left, err := h.gauge.keys(ctx, heldDir+"/")
+		if err != nil {
+			return nil, 0, err
+		}
+		if left == 0 && freed == 0 {
+			freed = time.Since(killed)
+		}
+		if time.Since(killed) > time.Minute {
+			return nil, 0, errors.New("the locks of a holder that was killed are not free")
+		}
 	}
-	cmd := exec.CommandContext(ctx, program, holderCommand, strings.Join(h.endpoints, ","),
-		strconv.Itoa(len(h.names)), strconv.Itoa(h.ttl))
-	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil { // it ends when this process does
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	kill = func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		kill()
-		return nil, fmt.Errorf("the process that should hold all locks has ended: %q: %w", line, err)
-	}
-	return kill, nil
+	return pauses, freed, nil
+}
+
+// startHolder starts a process that holds all the locks, and returns once it does.
+func (h *hoard) startHolder(ctx context.Context) (*child, error) {
+	c, _, err := startSelf(ctx, holderCommand, strings.Join(h.peersAt, ","), strconv.Itoa(len(h.names)), strconv.Itoa(h.ttl))
+	return c, err
 }

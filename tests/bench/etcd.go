@@ -7,16 +7,17 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 )
 
 // connect is an etcd client as all peers have it: connected to every member.
-func connect(endpoints []string) (*clientv3.Client, error) {
+func connect(endpoints []string, opts ...grpc.DialOption) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints:   endpoints,
-		DialTimeout: 5 * time.Second,
+		DialTimeout: timeout,
+		DialOptions: opts,
 		Logger:      clientv3.NewCtxClient(context.Background()).GetLogger(), // says nothing
 	})
 }
@@ -40,10 +41,35 @@ func (g *gauge) read(ctx context.Context, metric string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !strings.Contains(leader, "://") {
-		leader = "http://" + leader
+	return metricAt(ctx, leader, metric)
+}
+
+// sum is that of a metric of all members.
+func (g *gauge) sum(ctx context.Context, metric string) (all float64, err error) {
+	for _, endpoint := range g.cli.Endpoints() {
+		v, err := metricAt(ctx, endpoint, metric)
+		if err != nil {
+			return 0, err
+		}
+		all += v
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, leader+"/metrics", nil)
+	return all, nil
+}
+
+// keys is the number of keys that begin with prefix.
+func (g *gauge) keys(ctx context.Context, prefix string) (int64, error) {
+	resp, err := g.cli.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, err
+	}
+	return resp.Count, nil
+}
+
+func metricAt(ctx context.Context, endpoint, metric string) (float64, error) {
+	if !strings.Contains(endpoint, "://") {
+		endpoint = "http://" + endpoint
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/metrics", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -58,7 +84,7 @@ func (g *gauge) read(ctx context.Context, metric string) (float64, error) {
 			return strconv.ParseFloat(value, 64)
 		}
 	}
-	return 0, fmt.Errorf("no %s at %s: %w", metric, leader, lines.Err())
+	return 0, fmt.Errorf("no %s at %s: %w", metric, endpoint, lines.Err())
 }
 
 func (g *gauge) leader(ctx context.Context) (string, error) {

@@ -34,7 +34,7 @@ func handover(ctx context.Context, b *bench, round int) error {
 			if c.clients {
 				clients = c.n
 			}
-			ws, closeAll, err := waiters(ctx, b.endpoints, w, clients, c.n/clients)
+			ws, closeAll, err := waiters(ctx, b.peersAt, w, clients, c.n/clients)
 			if err == nil {
 				err = b.handoverOf(ctx, w.name, ws, c.of, length)
 			}
@@ -48,6 +48,14 @@ func handover(ctx context.Context, b *bench, round int) error {
 
 // waiter is one of those who want the lock.
 type waiter struct{ lock, unlock operation }
+
+// pair takes the lock and gives it back.
+func (w waiter) pair(ctx context.Context) error {
+	if err := w.lock(ctx); err != nil {
+		return err
+	}
+	return w.unlock(ctx)
+}
 
 // waiting are the ways to wait. open returns waiters of one client.
 var waiting = []waitingPeer{{ours, lockerWaiters}, {mutexEach, mutexWaiters}}
@@ -64,11 +72,14 @@ func lockerWaiters(ctx context.Context, endpoints []string, n int) ([]waiter, fu
 	if err != nil {
 		return nil, nil, err
 	}
-	w := waiter{
-		lock:   func(ctx context.Context) error { return c.LockWait(ctx, contended, locker.DefaultValue, nil).Err },
-		unlock: func(context.Context) error { return c.Unlock(contended, nil) },
+	return slices.Repeat([]waiter{lockerWait(c, contended)}, n), c.Close, nil
+}
+
+func lockerWait(c locker.Client, name string) waiter {
+	return waiter{
+		lock:   func(ctx context.Context) error { return c.LockWait(ctx, name, locker.DefaultValue, nil).Err },
+		unlock: func(context.Context) error { return c.Unlock(name, nil) },
 	}
-	return slices.Repeat([]waiter{w}, n), c.Close, nil
 }
 
 // mutexWaiters have a session each: two Mutexes of one session would hold the lock together.
@@ -134,38 +145,40 @@ func (b *bench) handoverOf(ctx context.Context, name string, ws []waiter, of str
 	return nil
 }
 
-// contention is what was seen of waiters that took turns.
+// contention is what is seen of waiters that take turns.
 type contention struct {
-	gaps   []time.Duration // from the start of a release to the entry of the next
-	turns  []int           // of every waiter, while the time ran
-	cycles int             // all turns, also those of the end when nobody came again
+	end    time.Time
+	inside sync.Mutex // guards all below: it is never waited for, else the lock under test is none
+
+	gaps     []time.Duration // from the start of a release to the entry of the next
+	turns    []int           // of every waiter, while the time ran
+	cycles   int             // all turns, also those of the end when nobody came again
+	released time.Time
+}
+
+// turn is one waiter's, while it has the lock. again tells it whether to come for another.
+func (c *contention) turn(i int) (again bool, err error) {
+	if !c.inside.TryLock() {
+		return false, errors.New("two have the lock at once")
+	}
+	defer c.inside.Unlock()
+	entry := time.Now()
+	c.cycles++
+	if entry.After(c.end) {
+		return false, nil
+	}
+	c.turns[i]++
+	if !c.released.IsZero() {
+		c.gaps = append(c.gaps, entry.Sub(c.released))
+	}
+	time.Sleep(holding)
+	c.released = time.Now()
+	return true, nil
 }
 
 // contend lets all take turns until the time is up and the line has come to its end.
-func contend(ctx context.Context, ws []waiter, length time.Duration) (contention, error) {
-	var inside sync.Mutex // guards all below: it is never waited for, else the lock under test is none
-	c := contention{turns: make([]int, len(ws))}
-	var released time.Time
-	end := time.Now().Add(length)
-
-	turn := func(i int) (again bool, err error) {
-		if !inside.TryLock() {
-			return false, errors.New("two have the lock at once")
-		}
-		defer inside.Unlock()
-		entry := time.Now()
-		c.cycles++
-		if entry.After(end) {
-			return false, nil
-		}
-		c.turns[i]++
-		if !released.IsZero() {
-			c.gaps = append(c.gaps, entry.Sub(released))
-		}
-		time.Sleep(holding)
-		released = time.Now()
-		return true, nil
-	}
+func contend(ctx context.Context, ws []waiter, length time.Duration) (*contention, error) {
+	c := &contention{end: time.Now().Add(length), turns: make([]int, len(ws))}
 	g, ctx := errgroup.WithContext(ctx)
 	for i, w := range ws {
 		g.Go(func() error {
@@ -174,7 +187,7 @@ func contend(ctx context.Context, ws []waiter, length time.Duration) (contention
 				if err != nil {
 					return err
 				}
-				if again, err = turn(i); err != nil {
+				if again, err = c.turn(i); err != nil {
 					return err
 				}
 				if err := w.unlock(ctx); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"runtime"
 	"slices"
 	"sync"
@@ -22,10 +21,7 @@ func held(ctx context.Context, b *bench, round int) error {
 		sizes, heldTTL = []int{1000}, 2
 	}
 	for _, n := range sizes {
-		h := &hoard{bench: b, ttl: heldTTL, names: make([]string, n)}
-		for i := range h.names {
-			h.names[i] = heldName(i)
-		}
+		h := &hoard{bench: b, ttl: heldTTL, names: namesBelow(heldDir, n)}
 		for _, part := range []func(context.Context) error{h.withQuit, h.keepAndClose, h.lose, h.crash} {
 			if err := part(ctx); err != nil {
 				return fmt.Errorf("%d locks: %w", n, err)
@@ -35,7 +31,7 @@ func held(ctx context.Context, b *bench, round int) error {
 	return nil
 }
 
-func heldName(i int) string { return fmt.Sprintf("bench/held/%d", i) }
+const heldDir = "bench/held"
 
 // hoard is one client's many locks.
 type hoard struct {
@@ -48,7 +44,7 @@ type hoard struct {
 // open is a client, and what there is before it holds anything.
 func (h *hoard) open(ctx context.Context) (locker.Client, footprint, error) {
 	h.reports = nil
-	c, err := locker.New(h.endpoints, 60, int64(h.ttl), ctx)
+	c, err := locker.New(h.peersAt, 60, int64(h.ttl), ctx)
 	return c, measureFootprint(), err
 }
 
@@ -162,19 +158,6 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 	if err := h.take(c, nil); err != nil {
 		return err
 	}
-	cli, err := connect(h.endpoints)
-	if err != nil {
-		return err
-	}
-	defer cli.Close()
-	keys, err := cli.Get(ctx, path.Dir(h.names[0])+"/", clientv3.WithPrefix())
-	if err != nil {
-		return err
-	}
-	leases := map[int64]struct{}{}
-	for _, kv := range keys.Kvs {
-		leases[kv.Lease] = struct{}{}
-	}
 	ends := make([]time.Time, len(h.names))
 	var all sync.WaitGroup
 	for i, r := range h.reports {
@@ -185,15 +168,32 @@ func (h *hoard) lose(ctx context.Context) (err error) {
 	}
 	time.Sleep(time.Duration(h.ttl) * time.Second / 2) // older than a renewal interval, as most are: those are watched
 	start := time.Now()
+	if err := h.revoke(ctx); err != nil {
+		return err
+	}
+	all.Wait()
+	first, last := slices.MinFunc(ends, time.Time.Compare), slices.MaxFunc(ends, time.Time.Compare)
+	h.add("first to last Done ms", ms(last.Sub(first)))
+	h.add("revoked to last Done ms", ms(last.Sub(start)))
+	return nil
+}
+
+// revoke revokes all leases that the hoard is attached to.
+func (h *hoard) revoke(ctx context.Context) error {
+	cli := h.gauge.cli
+	keys, err := cli.Get(ctx, heldDir+"/", clientv3.WithPrefix())
+	if err != nil {
+		return err
+	}
+	leases := map[int64]struct{}{}
+	for _, kv := range keys.Kvs {
+		leases[kv.Lease] = struct{}{}
+	}
 	for lease := range leases {
 		_, err = cli.Revoke(ctx, clientv3.LeaseID(lease))
 		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) { // that is the answer to a second try
 			return err
 		}
 	}
-	all.Wait()
-	first, last := slices.MinFunc(ends, time.Time.Compare), slices.MaxFunc(ends, time.Time.Compare)
-	h.add("first to last Done ms", ms(last.Sub(first)))
-	h.add("revoked to last Done ms", ms(last.Sub(start)))
 	return nil
 }

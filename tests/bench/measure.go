@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -45,4 +46,11 @@ type closers []func() error
 
 func (c closers) close() error {
 	return atOnce(c, func(_ int, close func() error) error { return close() })
+}
+
+func namesBelow(dir string, n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("%s/%d", dir, i))
+	}
+	return names
 }

@@ -25,11 +25,7 @@ func pairs(ctx context.Context, b *bench, round int) error {
 }
 
 func (b *bench) pairsOf(ctx context.Context, p peer, n int, length time.Duration) (err error) {
-	var names []string
-	for i := range n {
-		names = append(names, fmt.Sprintf("bench/pairs/%d", i))
-	}
-	ops, closePeer, err := p.open(ctx, b.endpoints, names)
+	ops, closePeer, err := p.open(ctx, b.peersAt, namesBelow("bench/pairs", n))
 	if err != nil {
 		return err
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/PumpkinSeed/locker"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"google.golang.org/grpc"
 )
 
 // ours is the peer that the others are compared with.
@@ -24,6 +26,9 @@ const (
 
 // ttl of all leases of all peers, in seconds: no measure of lock operations is to see one end.
 const ttl = 60
+
+// timeout of all calls that may fail for want of an answer: locker's own default.
+const timeout = 5 * time.Second
 
 // peer is one way to lock. open returns an operation for every name, which takes the lock and gives it back: each is
 // for one goroutine, all are for use at once. All peers have one etcd client.
@@ -59,13 +64,20 @@ func openLocker(ctx context.Context, endpoints, names []string) ([]operation, fu
 		return nil, nil, err
 	}
 	return forEach(names, func(name string) operation {
-		return func(context.Context) error {
+		return lockerLock(c, name).pair
+	}), c.Close, nil
+}
+
+func lockerLock(c locker.Client, name string) waiter {
+	return waiter{
+		lock: func(context.Context) error {
 			if r := c.Lock(name, locker.DefaultValue, nil); r.Msg != locker.Success {
 				return errors.Join(errTaken, r.Err)
 			}
-			return c.Unlock(name, nil)
-		}
-	}), c.Close, nil
+			return nil
+		},
+		unlock: func(context.Context) error { return c.Unlock(name, nil) },
+	}
 }
 
 // openBare is what a lock costs at least that goes to etcd by itself: one transaction that puts the key if it is
@@ -76,28 +88,41 @@ func openBare(ctx context.Context, endpoints, names []string) ([]operation, func
 		return nil, nil, err
 	}
 	return forEach(names, func(name string) operation {
-		return func(ctx context.Context) error {
-			taken, err := cli.Txn(ctx).
-				If(clientv3.Compare(clientv3.CreateRevision(name), "=", 0)).
-				Then(clientv3.OpPut(name, locker.DefaultValue, clientv3.WithLease(session.Lease()))).
-				Else(clientv3.OpGet(name)).Commit()
-			if err != nil {
-				return err
-			}
-			given, err := cli.Txn(ctx).
-				If(clientv3.Compare(clientv3.ModRevision(name), "=", taken.Header.Revision)).
-				Then(clientv3.OpDelete(name)).Commit()
-			if err == nil && (!taken.Succeeded || !given.Succeeded) {
-				err = errTaken
-			}
-			return err
-		}
+		return bareLock(cli, session.Lease(), name).pair
 	}), closeBoth, nil
 }
 
+func bareLock(cli *clientv3.Client, lease clientv3.LeaseID, name string) waiter {
+	var taken int64 // at which revision
+	lock := func(ctx context.Context) error {
+		resp, err := cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.CreateRevision(name), "=", 0)).
+			Then(clientv3.OpPut(name, locker.DefaultValue, clientv3.WithLease(lease))).
+			Else(clientv3.OpGet(name)).Commit()
+		if err != nil {
+			return err
+		}
+		if !resp.Succeeded {
+			return errTaken
+		}
+		taken = resp.Header.Revision
+		return nil
+	}
+	unlock := func(ctx context.Context) error {
+		resp, err := cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(name), "=", taken)).
+			Then(clientv3.OpDelete(name)).Commit()
+		if err == nil && !resp.Succeeded {
+			err = errTaken
+		}
+		return err
+	}
+	return waiter{lock, unlock}
+}
+
 // connectLeased is an etcd client with a lease that is kept alive until the closing of both.
-func connectLeased(ctx context.Context, endpoints []string) (*clientv3.Client, *concurrency.Session, func() error, error) {
-	cli, err := connect(endpoints)
+func connectLeased(ctx context.Context, endpoints []string, opts ...grpc.DialOption) (*clientv3.Client, *concurrency.Session, func() error, error) {
+	cli, err := connect(endpoints, opts...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -116,12 +141,7 @@ func openMutexShared(ctx context.Context, endpoints, names []string) ([]operatio
 	}
 	return forEach(names, func(name string) operation {
 		mutex := concurrency.NewMutex(session, name)
-		return func(ctx context.Context) error {
-			if err := mutex.Lock(ctx); err != nil {
-				return err
-			}
-			return mutex.Unlock(ctx)
-		}
+		return waiter{mutex.Lock, mutex.Unlock}.pair
 	}), closeBoth, nil
 }
 
@@ -195,16 +215,16 @@ func openFork(_ context.Context, endpoints, names []string) ([]operation, func()
 			return err
 		})
 	}
-	revoke := func() error {
-		err := atOnce(leases, func(_ int, own []clientv3.LeaseID) error {
-			for _, id := range own {
-				if _, err := cli.Revoke(context.Background(), id); err != nil {
-					return fmt.Errorf("revoke: %w", err)
-				}
+	return ops, func() error { return errors.Join(revokeAll(cli, leases), cli.Close()) }, nil
+}
+
+func revokeAll(cli *clientv3.Client, leases [][]clientv3.LeaseID) error {
+	return atOnce(leases, func(_ int, own []clientv3.LeaseID) error {
+		for _, id := range own {
+			if _, err := cli.Revoke(context.Background(), id); err != nil {
+				return fmt.Errorf("revoke: %w", err)
 			}
-			return nil
-		})
-		return errors.Join(err, cli.Close())
-	}
-	return ops, revoke, nil
+		}
+		return nil
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"time"
 )
 
 // figure is what one peer reached, in every round.
@@ -59,12 +60,14 @@ func median(values []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-func (r *results) write(path string) error {
+func (r *results) write(path string, rtt, jitter time.Duration) error {
 	out, err := json.MarshalIndent(struct {
 		Go      string    `json:"go"`
 		CPUs    int       `json:"cpus"`
+		RTT     string    `json:"rtt"`    // added to that of loopback
+		Jitter  string    `json:"jitter"` // added at most to that
 		Figures []*figure `json:"figures"`
-	}{runtime.Version(), runtime.NumCPU(), r.figures}, "", "  ")
+	}{runtime.Version(), runtime.NumCPU(), rtt.String(), jitter.String(), r.figures}, "", "  ")
 	if err != nil {
 		return err
 	}

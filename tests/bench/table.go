@@ -16,11 +16,9 @@ type row struct {
 	peer         string
 }
 
-// print writes a table for every scenario, its ratios, and how that compares with the goals.
-func (r *results) print(out io.Writer) {
-	metrics := map[string][]string{}
-	rows := map[string][]row{}
-	var scenarios []string
+// layout says which tables there are, and what their rows and columns are.
+func (r *results) layout() (scenarios []string, rows map[string][]row, metrics map[string][]string) {
+	rows, metrics = map[string][]row{}, map[string][]string{}
 	for _, f := range r.figures {
 		s := f.Scenario
 		if rows[s] == nil {
@@ -33,6 +31,12 @@ func (r *results) print(out io.Writer) {
 			rows[s] = append(rows[s], at)
 		}
 	}
+	return scenarios, rows, metrics
+}
+
+// print writes a table for every scenario, and its ratios.
+func (r *results) print(out io.Writer) {
+	scenarios, rows, metrics := r.layout()
 	for _, s := range scenarios {
 		// The order of the first round may be any; by size, it can be read. The sort is stable.
 		slices.SortStableFunc(rows[s], func(a, b row) int {
@@ -57,7 +61,6 @@ func (r *results) print(out io.Writer) {
 			return cell(own.against(f))
 		})
 	}
-	r.printGoals(out)
 }
 
 func table(out io.Writer, title string, rows []row, metrics []string, cell func(row, string) string) {

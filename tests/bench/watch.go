@@ -36,8 +36,8 @@ func watch(ctx context.Context, b *bench, round int) error {
 	return nil
 }
 
-// watchers are the ways to watch. open returns a function that watches until ctx ends and calls see for every value,
-// first for the one that the key has.
+// watchers are the ways to watch. open returns a function that watches a name until ctx ends and calls see for every
+// value, first for the one that the key has.
 var watchers = []watchingPeer{{ours, openLockerWatch}, {plain, openPlainWatch}}
 
 type watchingPeer struct {
@@ -45,16 +45,16 @@ type watchingPeer struct {
 	open func(ctx context.Context, endpoints []string) (watching, func() error, error)
 }
 
-type watching func(ctx context.Context, see func(value string)) error
+type watching func(ctx context.Context, name string, see func(value string)) error
 
 func openLockerWatch(ctx context.Context, endpoints []string) (watching, func() error, error) {
-	c, err := locker.New(endpoints, 60, ttl, ctx)
+	c, err := locker.New(endpoints, 0, ttl, ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, see func(string)) error {
+	return func(ctx context.Context, name string, see func(string)) error {
 		values, quit, ended := make(chan string), make(chan bool), make(chan error, 1)
-		go func() { ended <- c.Watch(watched, values, quit) }()
+		go func() { ended <- c.Watch(name, values, quit) }()
 		for {
 			select {
 			case v := <-values:
@@ -75,8 +75,8 @@ func openPlainWatch(_ context.Context, endpoints []string) (watching, func() err
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, see func(string)) error {
-		for resp := range cli.Watch(ctx, watched, clientv3.WithCreatedNotify()) {
+	return func(ctx context.Context, name string, see func(string)) error {
+		for resp := range cli.Watch(ctx, name, clientv3.WithCreatedNotify()) {
 			if resp.Created {
 				see("")
 			}
@@ -92,25 +92,22 @@ func openPlainWatch(_ context.Context, endpoints []string) (watching, func() err
 }
 
 func (b *bench) watchOf(ctx context.Context, p watchingPeer, n, changes int) (err error) {
-	watch, closePeer, err := p.open(ctx, b.endpoints)
+	watch, closePeer, err := p.open(ctx, b.peersAt)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, closePeer)
-	cli, err := connect(b.endpoints)
+	cli, err := connect(b.peersAt)
 	if err != nil {
 		return err
 	}
-	defer cli.Close()
-	defer func() {
-		_, e := cli.Delete(context.WithoutCancel(ctx), watched)
-		err = errors.Join(err, e)
-	}()
+	defer closing(&err, func() error {
+		_, err := cli.Delete(context.WithoutCancel(ctx), watched)
+		return errors.Join(err, cli.Close())
+	})
 
-	var sent time.Time
-	seen := make([]time.Time, n)
-	told := &sync.WaitGroup{} // all have seen the value of this moment; sent and seen are handed over by it
-	told.Add(n)
+	a := &audience{seen: make([]time.Time, n)}
+	a.told.Add(n)
 	watchCtx, stop := context.WithCancel(ctx)
 	g, watchCtx := errgroup.WithContext(watchCtx)
 	defer func() {
@@ -119,40 +116,52 @@ func (b *bench) watchOf(ctx context.Context, p watchingPeer, n, changes int) (er
 	}()
 	began := time.Now()
 	for i := range n {
-		g.Go(func() error {
-			return watch(watchCtx, func(string) {
-				seen[i] = time.Now()
-				told.Done()
-			})
-		})
+		g.Go(func() error { return watch(watchCtx, watched, func(string) { a.see(i) }) })
 	}
-	if err := await(watchCtx, told); err != nil {
+	if err := await(watchCtx, &a.told); err != nil {
 		return err
 	}
-	ready := slices.MaxFunc(seen, time.Time.Compare).Sub(began)
+	add := b.results.adder("watch", "watchers", n, p.name)
+	add("all watching after ms", ms(slices.MaxFunc(a.seen, time.Time.Compare).Sub(began)))
+	delays, err := a.follow(watchCtx, cli, changes)
+	if err != nil {
+		return err
+	}
+	add("p50 ms", ms(quantile(delays, 0.5)))
+	add("p99 ms", ms(quantile(delays, 0.99)))
+	return nil
+}
 
+// audience is all who watch.
+type audience struct {
+	told sync.WaitGroup // all have seen the value of this moment; seen is handed over by it
+	seen []time.Time
+}
+
+func (a *audience) see(i int) {
+	a.seen[i] = time.Now()
+	a.told.Done()
+}
+
+// follow changes the value again and again, and returns how long it took each to see that.
+func (a *audience) follow(ctx context.Context, cli *clientv3.Client, changes int) (delays []time.Duration, err error) {
 	const warmUp = 3
-	var delays []time.Duration
 	for change := range warmUp + changes {
-		told.Add(n)
-		sent = time.Now()
+		a.told.Add(len(a.seen))
+		sent := time.Now()
 		if _, err := cli.Put(ctx, watched, strconv.Itoa(change)); err != nil {
-			return err
+			return nil, err
 		}
-		if err := await(watchCtx, told); err != nil {
-			return err
+		if err := await(ctx, &a.told); err != nil {
+			return nil, err
 		}
-		for _, at := range seen {
+		for _, at := range a.seen {
 			if change >= warmUp {
 				delays = append(delays, at.Sub(sent))
 			}
 		}
 	}
-	add := b.results.adder("watch", "watchers", n, p.name)
-	add("p50 ms", ms(quantile(delays, 0.5)))
-	add("p99 ms", ms(quantile(delays, 0.99)))
-	add("all watching after ms", ms(ready))
-	return nil
+	return delays, nil
 }
 
 // await waits for all, with a bound, unless ctx ends before.
