@@ -57,7 +57,9 @@ func newPlaceWatcher(r *releaser, watches *watch.Watcher, l *lease.Lease, name s
 // placeRemoved and lockChanged note what happens to the own place and to the lock. A stream to a member that lags tells
 // once more what was told before: it must not undo what has come since.
 
-func (p *placeWatcher) placeRemoved(kv *mvccpb.KeyValue, _ bool) { p.removed = max(p.removed, kv.ModRevision) }
+func (p *placeWatcher) placeRemoved(kv *mvccpb.KeyValue, _ bool) {
+	p.removed = max(p.removed, kv.ModRevision)
+}
 
 func (p *placeWatcher) lockChanged(kv *mvccpb.KeyValue, deleted bool) {
 	switch {
