@@ -122,6 +122,20 @@ func TestRolledBack(t *testing.T) {
 	}
 }
 
+// The first answer with a lower revision tells of all that is lost, whatever it is the answer to.
+func TestRolledBack_AllIsLostAtOnce(t *testing.T) {
+	s := newServer(t)
+	c, _ := s.client()
+	backup := s.backup()
+	first, second := lock(t, c, "first"), lock(t, c, "second")
+	s.restore(backup)
+	require.ErrorIs(t, c.Unlock("first", nil), locker.ErrLost)
+	require.False(t, first.Held())
+	require.False(t, second.Held())
+	etcdtest.ReceiveWithin(t, second.Done, 0)
+	require.ErrorIs(t, c.Unlock("second", nil), locker.ErrLost)
+}
+
 func lockOnce(c locker.Client, name string) error {
 	r := c.Lock(name, "value", nil)
 	return r.Err
