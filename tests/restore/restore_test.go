@@ -92,23 +92,26 @@ func lock(t *testing.T, c locker.Client, name string) (r locker.Report) {
 // etcd goes back to a backup that has the leases of its clients, but not the lock: the holder is told with the first
 // answer, and its release does not meet the next holder, whose token may be the same.
 func TestRolledBack(t *testing.T) {
-	for kind, watched := range map[string]bool{"a lock that was just taken": false, "a lock that is watched": true} {
+	const young, watched, released = "a lock that was just taken", "a lock that is watched", "a lock that is released at once"
+	for _, kind := range []string{young, watched, released} {
 		t.Run(kind, func(t *testing.T) {
 			s := newServer(t)
 			a, watches := s.client()
 			b, _ := s.client()
 			backup := s.backup()
 			held := lock(t, a, "name")
-			if watched {
+			if kind == watched {
 				etcdtest.EventuallyWithin(t, told, "the lock is watched", func() bool { return watches.Load() > 0 })
 			}
 			s.restore(backup)
 			restored := time.Now()
 			next := lock(t, b, "name")
 			t.Logf("tokens %d and %d", held.Token, next.Token)
-			etcdtest.ReceiveWithin(t, held.Done, told)
-			t.Logf("told after %v", time.Since(restored))
-			require.False(t, held.Held())
+			if kind != released {
+				etcdtest.ReceiveWithin(t, held.Done, told)
+				t.Logf("told after %v", time.Since(restored))
+				require.False(t, held.Held())
+			}
 			require.ErrorIs(t, a.Unlock("name", nil), locker.ErrLost)
 			require.True(t, next.Held())
 			_, err := b.Get("name")
@@ -117,6 +120,20 @@ func TestRolledBack(t *testing.T) {
 			require.NoError(t, lockOnce(a, "another"), "the client goes on")
 		})
 	}
+}
+
+// The first answer with a lower revision tells of all that is lost, whatever it is the answer to.
+func TestRolledBack_AllIsLostAtOnce(t *testing.T) {
+	s := newServer(t)
+	c, _ := s.client()
+	backup := s.backup()
+	first, second := lock(t, c, "first"), lock(t, c, "second")
+	s.restore(backup)
+	require.ErrorIs(t, c.Unlock("first", nil), locker.ErrLost)
+	require.False(t, first.Held())
+	require.False(t, second.Held())
+	etcdtest.ReceiveWithin(t, second.Done, 0)
+	require.ErrorIs(t, c.Unlock("second", nil), locker.ErrLost)
 }
 
 func lockOnce(c locker.Client, name string) error {
