@@ -80,7 +80,7 @@ func TestCost_HandOverWithinAProcess(t *testing.T) {
 	var turns []<-chan Report
 	for i := range 5 {
 		turns = append(turns, startLockWait(ctx, c, name, "v"))
-		awaitLine(t, c, name, i+1)
+		awaitLocalWaiters(t, c, name, i+1)
 	}
 	for _, turn := range turns {
 		unhedged(c)
@@ -177,14 +177,14 @@ func TestCost_Proposals(t *testing.T) {
 	name, c := etcdtest.NewName(), tapped(t, cluster.Endpoints(), 60, nil, nil)
 	mustLock(t, c, name, "v", nil)
 	turn := startLockWait(ctx, c, name, "v")
-	awaitLine(t, c, name, 1)
+	awaitLocalWaiters(t, c, name, 1)
 	before := committed()
 	for range cycles {
 		unhedged(c)
 		require.NoError(t, c.Unlock(name, nil))
 		gotLock(t, turn)
 		turn = startLockWait(ctx, c, name, "v")
-		awaitLine(t, c, name, 1)
+		awaitLocalWaiters(t, c, name, 1)
 	}
 	require.InDelta(t, cycles, committed()-before, 0, "within a client")
 	require.NoError(t, c.Unlock(name, nil))

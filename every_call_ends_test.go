@@ -210,7 +210,7 @@ func (s *scene) waitInPlace(t *testing.T) <-chan ending {
 
 func (s *scene) waitInLine(t *testing.T) <-chan ending {
 	end := s.wait()
-	awaitLine(t, s.waiter, s.name, 1)
+	awaitLocalWaiters(t, s.waiter, s.name, 1)
 	return end
 }
 

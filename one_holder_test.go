@@ -154,7 +154,7 @@ func TestLock_CannotBargeInWithinAProcess(t *testing.T) {
 	c := tapped(t, machines, 30, gateAfter(sent, func(req any) bool { return puts(req, name) && compares(req, name, pb.Compare_MOD) }), nil)
 	mustLock(t, c, name, "holder", nil)
 	turn := startLockWait(ctx, c, name, "heir")
-	awaitLine(t, c, name, 1)
+	awaitLocalWaiters(t, c, name, 1)
 	released := startUnlock(c, name)
 	sent.awaitArrival(t)
 	thief := make(chan Report, 1)

@@ -55,7 +55,7 @@ func TestLateRelease_NextHolder(t *testing.T) {
 			if line == "a goroutine waits" {
 				leaving, leave := context.WithCancel(ctx)
 				heir := startLockWait(leaving, a, name, "heir")
-				awaitLine(t, a, name, 1)
+				awaitLocalWaiters(t, a, name, 1)
 				defer func() { leave(); outcomeOf(t, heir) }()
 			}
 			released := startUnlock(a, name)

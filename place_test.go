@@ -30,10 +30,10 @@ func TestPlace_StaysWithTheProcess(t *testing.T) {
 	awaitPlaces(t, etcd, name, 1)
 	entered := stored(t, etcd, place).CreateRevision
 	second, leaveSecond := wait(2)
-	awaitLine(t, c, name, 1)
+	awaitLocalWaiters(t, c, name, 1)
 	third, leaveThird := wait(3)
 	defer leaveThird()
-	awaitLine(t, c, name, 2)
+	awaitLocalWaiters(t, c, name, 2)
 	behind := startLockWait(ctx, other, name, "other")
 	awaitPlaces(t, etcd, name, 2)
 
@@ -75,7 +75,7 @@ func TestPlace_HandedOverWhileItChangesHands(t *testing.T) {
 		first := startLockWait(leaving, c, name, "first")
 		awaitPlaces(t, etcd, name, 1)
 		second := startLockWait(ctx, c, name, []string{"first", "second"}[i%2])
-		awaitLine(t, c, name, 1)
+		awaitLocalWaiters(t, c, name, 1)
 		var both sync.WaitGroup
 		both.Go(leave)
 		both.Go(func() { require.NoError(t, held.Unlock()) })

@@ -19,7 +19,7 @@ func TestStats(t *testing.T) {
 	r := mustLock(t, c, name, DefaultValue, nil)
 	mustFail(t, c, name)
 	local := startLockWait(ctx, c, name, DefaultValue)
-	awaitLine(t, c, name, 1)
+	awaitLocalWaiters(t, c, name, 1)
 	s := c.Stats()
 	require.Equal(t, 1, s.Held)
 	require.Equal(t, 1, s.Waiting)

@@ -27,7 +27,7 @@ func TestTokensGrow(t *testing.T) {
 		t.Helper()
 		turn := startLockWait(ctx, c, name, "v")
 		if c == a { // which holds the lock: it waits within its process
-			awaitLine(t, a, name, 1)
+			awaitLocalWaiters(t, a, name, 1)
 		} else {
 			awaitPlaces(t, etcd, name, 1)
 		}

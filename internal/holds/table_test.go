@@ -236,7 +236,7 @@ func TestYield_ToHeir(t *testing.T) {
 				f := newFixture(t)
 				f.reserve(t, name)
 				line := f.enqueue(name, 2)
-				heir := f.Heir(name)
+				heir := f.FirstWaiter(name)
 				require.Same(t, line[0], heir)
 				heir.gone = c.gone
 				f.Yield(name, heir)
@@ -251,9 +251,9 @@ func TestYield_ToHeir(t *testing.T) {
 			f := newFixture(t)
 			f.reserve(t, name)
 			f.enqueue(name, 1)
-			heir := f.Heir(name)
+			heir := f.FirstWaiter(name)
 			heir.gone = true
-			require.Nil(t, f.Heir(name))
+			require.Nil(t, f.FirstWaiter(name))
 			f.Yield(name, heir)
 			require.Empty(t, heir.turn)
 			f.empty(t)
@@ -269,7 +269,7 @@ func TestHeir_WhileClosing(t *testing.T) {
 		line := f.enqueue(name, 1)
 		f.close()
 		require.NoError(t, f.End(h))
-		require.Nil(t, f.Heir(name))
+		require.Nil(t, f.FirstWaiter(name))
 		f.Yield(name, nil)
 		require.Nil(t, <-line[0].turn, "it gets the reservation, not the lock")
 	})
@@ -371,7 +371,7 @@ func TestReserve_LockComesAsCtxEnds(t *testing.T) {
 			go func() { h, ok := f.Reserve(ctx, name, "v", nil); results <- result{h, ok} }()
 			synctest.Wait()
 			require.NoError(t, f.End(h))
-			heir := f.Heir(name)
+			heir := f.FirstWaiter(name)
 			f.mu.Lock()
 			cancel()
 			for range 10 {

@@ -61,9 +61,9 @@ func (e *entry) shift() *Waiter {
 	return e.waiters.Remove(e.waiters.Front()).(*Waiter)
 }
 
-// Heir removes the first waiter for a name from those that wait, so that a release can leave the lock to it. The caller
-// passes it to Inherit or to Yield. Heir returns nil if nobody waits, or if the client is closing.
-func (t *Table) Heir(name string) *Waiter {
+// FirstWaiter removes the first waiter for a name from those that wait, so that a release can leave the lock to it. The caller
+// passes it to Inherit or to Yield. FirstWaiter returns nil if nobody waits, or if the client is closing.
+func (t *Table) FirstWaiter(name string) *Waiter {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.open.Err() != nil {

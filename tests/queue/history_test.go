@@ -1,4 +1,4 @@
-package line
+package queue
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// waiting follows the name of a lock in the keys of those who stand in the line for it.
+// waiting follows the name of a lock in the keys of those who stand in the queue for it.
 const waiting = "/.waiting/"
 
 // history are all changes to a lock and its line since a revision, in order.
@@ -39,7 +39,7 @@ func history(t *testing.T, etcd *clientv3.Client, name string, since int64) (eve
 	return nil
 }
 
-// disorder says where a lock went to somebody who was not the first in the line. entered are the tokens that anybody
+// disorder says where a lock went to somebody who was not the first in the queue. entered are the tokens that anybody
 // had the lock with.
 func disorder(events []*clientv3.Event, name string, entered map[int64]string) (faults []string) {
 	var lock *mvccpb.KeyValue
@@ -67,7 +67,7 @@ func disorder(events []*clientv3.Event, name string, entered map[int64]string) (
 			again := lock != nil && lock.Lease == e.Kv.Lease && entered[lock.ModRevision] == ""
 			own := name + waiting + strconv.FormatInt(e.Kv.Lease, 16)
 			if oldest := first(); oldest != nil && string(oldest.Key) != own && !again {
-				faults = append(faults, fmt.Sprintf("revision %d: %s got the lock, %s was first in the line",
+				faults = append(faults, fmt.Sprintf("revision %d: %s got the lock, %s was first in the queue",
 					e.Kv.ModRevision, e.Kv.Value, oldest.Value))
 			}
 		}

@@ -1,4 +1,4 @@
-package line
+package queue
 
 import (
 	"bufio"
@@ -16,15 +16,15 @@ const (
 	inTime   = (shortTTL + 2) * time.Second
 )
 
-// The holder is killed, alone or together with those who are first in the line.
+// The holder is killed, alone or together with those who are first in the queue.
 func TestKilledProcesses(t *testing.T) {
 	for _, c := range []struct {
 		what    string
-		waiters int // processes in the line that are killed
+		waiters int // processes in the queue that are killed
 	}{
 		{"the holder", 0},
-		{"the holder and the first in the line", 1},
-		{"the holder and two in the line", 2},
+		{"the holder and the first in the queue", 1},
+		{"the holder and two in the queue", 2},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -64,7 +64,7 @@ func TestKilledProcesses(t *testing.T) {
 			first := <-turns[0]
 			require.Equal(t, locker.Success, first.Msg, "%v", first.Err)
 			require.Less(t, first.at.Sub(began), inTime)
-			require.Empty(t, turns[1], "the second in the line is in as well")
+			require.Empty(t, turns[1], "the second in the queue is in as well")
 		})
 	}
 }
@@ -78,5 +78,5 @@ func awaitPlaces(ctx context.Context, t *testing.T, etcd *clientv3.Client, name 
 			return
 		}
 	}
-	t.Fatalf("there are never %d in the line", n)
+	t.Fatalf("there are never %d in the queue", n)
 }

@@ -1,5 +1,5 @@
-// Package line has many processes contend for one lock.
-package line
+// Package queue has many processes contend for one lock.
+package queue
 
 import (
 	"flag"
