@@ -73,7 +73,7 @@ func manyWaiters(ctx context.Context, t *testing.T, etcd *clientv3.Client, name 
 			go func() { reports <- c.LockWait(ctx, name, "value", nil) }()
 		}
 		waiting += len(group)
-		awaitWaiters(t, etcd, name, waiting)
+		awaitCount(t, etcd, name, 1+waiting) // the lock and their places
 	}
 	return reports
 }
