@@ -70,10 +70,16 @@ func manyWaiters(ctx context.Context, t *testing.T, etcd *clientv3.Client, name 
 	waiting := 0
 	for group := range slices.Chunk(clients, 50) {
 		for _, c := range group {
-			go func() { reports <- c.LockWait(ctx, name, "value", nil) }()
+			go func() {
+				r := c.LockWait(ctx, name, "value", nil)
+				if r.Err != nil && ctx.Err() == nil {
+					t.Error("it gave up: ", r.Err)
+				}
+				reports <- r
+			}()
 		}
 		waiting += len(group)
-		awaitWaiters(t, etcd, name, waiting)
+		awaitCount(t, etcd, name, 1+waiting) // the lock and their places
 	}
 	return reports
 }

@@ -44,4 +44,5 @@ func TestLossIsFoundInALargeListing(t *testing.T) {
 	receive(t, lost.Done, soon)
 	require.Greater(t, largest.Load(), int64(4<<20))
 	require.True(t, kept.Held())
+	syncutil.ForEach(held, 1000, func(name string) { assert.NoError(t, c.Unlock(name, nil)) }) // Close has only 5 s for them
 }

@@ -118,3 +118,14 @@ func awaitWaiters(t *testing.T, etcd *clientv3.Client, prefix string, n int) {
 		return places == n
 	})
 }
+
+// awaitCount waits until there are so many keys with a prefix. It asks rarely: to count many keys costs etcd something.
+func awaitCount(t *testing.T, etcd *clientv3.Client, prefix string, n int) {
+	t.Helper()
+	eventuallyWithin(t, 4*soon, fmt.Sprint(n, " keys"), func() bool {
+		time.Sleep(50 * time.Millisecond)
+		resp, err := etcd.Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+		require.NoError(t, err)
+		return resp.Count == int64(n)
+	})
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/PumpkinSeed/locker/internal/syncutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // halfTrip is the time that bytes take each way on a slow network.
@@ -77,13 +76,8 @@ func TestTenThousandNamesAreWaitedFor(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	reports := waitFor(ctx, far, held)
-	eventuallyWithin(t, limit, "all wait", func() bool {
-		require.Empty(t, reports, "a LockWait gave up")
-		time.Sleep(100 * time.Millisecond) // for counting so many keys costs etcd something
-		resp, err := etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
-		require.NoError(t, err)
-		return resp.Count == 2*count // a lock and a place for each
-	})
+	awaitCount(t, etcd, prefix, 2*count) // a lock and a place for each
+	require.Empty(t, reports, "a LockWait gave up")
 	waiting := time.Since(start)
 	syncutil.ForEach(held, 1000, func(name string) { assert.NoError(t, near.Unlock(name, nil)) })
 	for range count {
