@@ -50,6 +50,7 @@ func TestStats(t *testing.T) {
 
 	r = mustLock(t, c, name, DefaultValue, nil)
 	etcdtest.Eventually(t, "the key is watched", func() bool { return c.Stats().Watches > 0 })
+	etcdtest.Eventually(t, "the session is renewed", func() bool { return !c.Stats().LastRenewal.IsZero() })
 	require.WithinDuration(t, time.Now(), c.Stats().LastRenewal, 3*time.Second)
 	require.Positive(t, c.Stats().RenewalDelay)
 	remove(t, etcd, name)
