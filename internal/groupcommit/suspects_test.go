@@ -16,7 +16,7 @@ import (
 
 const (
 	crowd = 256             // callers in all
-	span  = 4 * time.Second // for which they go on
+	span  = 3 * time.Second // for which they go on
 )
 
 // throughput lets as many callers as a crowd has less those who are refused put keys again and again, and returns how many
