@@ -73,12 +73,17 @@ func (w *Watcher) serve(patience time.Duration) (heard, idle bool) {
 	s.cancel()
 	sending.Wait()
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	s.timer.Stop()
 	w.stream = nil
 	idle = !s.unused.IsZero()
-	if !idle && w.ctx.Err() == nil {
+	moves := !idle && w.ctx.Err() == nil
+	if moves {
 		w.moves++
+	}
+	watches := len(w.watches)
+	w.mu.Unlock()
+	if moves {
+		w.log.Info("locker: watches are moved", "watches", watches, "answered", s.heard.Load(), "err", w.Err())
 	}
 	return s.heard.Load(), idle
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -150,7 +151,7 @@ func newWatcher(t *testing.T, m *members, read func() error) *Watcher {
 	ctx, cancel := context.WithCancel(t.Context())
 	conn := hedge.NewConn(clientv3.NewCtxClient(ctx))
 	conn.Watch = m
-	w := New(ctx, conn, 20*time.Second, func(hedge.Limit, string, bool) error {
+	w := New(ctx, conn, 20*time.Second, slog.New(slog.DiscardHandler), func(hedge.Limit, string, bool) error {
 		if read == nil {
 			return nil
 		}
@@ -410,7 +411,7 @@ func TestOpenAfterTheEnd(t *testing.T) {
 	m := &members{}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("closed"))
-	w := New(ctx, hedge.NewConn(clientv3.NewCtxClient(ctx)), time.Second, nil)
+	w := New(ctx, hedge.NewConn(clientv3.NewCtxClient(ctx)), time.Second, slog.New(slog.DiscardHandler), nil)
 	w.Open("key", Options{}, func(Event) {}).Close()
 	w.Wait()
 	require.Zero(t, m.count())
