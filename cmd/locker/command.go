@@ -85,13 +85,13 @@ func help(args []string) error {
 
 // help shows what a command does, in the manner of a manual page.
 func (in *invocation) help(w io.Writer) {
-	fmt.Fprintf(w, "NAME\n  locker %s - %s\n\nSYNOPSIS\n  locker %[1]s %s\n\nDESCRIPTION\n%s\n", in.name, in.summary, in.synopsis,
+	fmt.Fprintf(w, "NAME\n  locker %s - %s\n\nSYNOPSIS\n  locker %s %s\n\nDESCRIPTION\n%s\n", in.name, in.summary, in.name, in.synopsis,
 		indented(in.description))
 	fmt.Fprintf(w, "\nOPTIONS\n")
 	in.own.SetOutput(w)
 	in.own.PrintDefaults()
 	fmt.Fprintf(w, "\nCONNECTION\n")
-	flags := in.connection.flags()
+	flags := new(connection).flags() // with the defaults, and not with a password from the environment
 	flags.SetOutput(w)
 	flags.PrintDefaults()
 	fmt.Fprint(w, "\n"+connectionHelp+"\n"+statusHelp)
