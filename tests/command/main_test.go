@@ -130,6 +130,13 @@ func (p *process) status(t *testing.T) int {
 	return p.ProcessState.ExitCode()
 }
 
+// all waits for all that a process, and those that it has started, print.
+func (p *process) all(t *testing.T) string {
+	t.Helper()
+	etcdtest.ReceiveWithin(t, p.output.end, soon)
+	return p.output.String()
+}
+
 // soon bounds the wait for what has no time limit of its own.
 const soon = 30 * time.Second
 
