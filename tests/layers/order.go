@@ -20,6 +20,7 @@ type unit struct{ name, role string }
 //	go run -C tests ./layers -write
 var lockerOrder = order{
 	files: []layer{
+		{{"cmd/locker", "the command for a shell"}},
 		{{"do.go", "runs functions with locks"}, {"holders.go", "who holds and who waits"}, {"stats.go", "figures for metrics"}},
 		{{"locker.go", "the client and its API"}},
 		{{"janitor.go", "checks holds, deletes remains"}},

@@ -1,0 +1,16 @@
+//go:build !(linux || darwin || freebsd || openbsd || dragonfly)
+
+package main
+
+import (
+	"errors"
+	"io"
+)
+
+const guardName = ""
+
+func guard(io.Reader) error { return errNoRun }
+
+var errNoRun = errors.New("run needs process groups and their signals, which this system has not: it could not keep its word")
+
+func (in *invocation) runUnderLocks(runOptions, []string) error { return errNoRun }

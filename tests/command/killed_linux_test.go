@@ -1,0 +1,89 @@
+package command
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// guardOf returns the process that guards the command of a `locker run`.
+func guardOf(t *testing.T, p *process) (pid int) {
+	t.Helper()
+	etcdtest.Eventually(t, "there is a guard", func() bool {
+		all, err := filepath.Glob("/proc/[0-9]*/stat")
+		require.NoError(t, err)
+		for _, file := range all {
+			stat, _ := os.ReadFile(file)
+			cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+			var parent int
+			_, rest, _ := strings.Cut(string(stat), ") ")
+			fmt.Sscanf(rest, "%s %d", new(string), &parent)
+			if parent == p.Process.Pid && strings.Contains(string(cmdline), "guard-of-run") {
+				pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(file)))
+				return true
+			}
+		}
+		return false
+	})
+	return pid
+}
+
+// Whatever becomes of `locker run`, no process of its command runs when another has the lock.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		command func(life) string
+		strike  func(*testing.T, *process)
+	}{
+		"killed": {stubborn, func(t *testing.T, p *process) { require.NoError(t, p.Process.Kill()) }},
+		"stopped": {stubborn, func(t *testing.T, p *process) {
+			require.NoError(t, p.Process.Signal(unix.SIGSTOP))
+		}},
+		// The kernel is left to end the command.
+		"killed, with a guard that hangs": {
+			func(l life) string { return "exec 3>" + l.path + "; exec sleep 300" },
+			func(t *testing.T, p *process) {
+				guard := guardOf(t, p)
+				require.NoError(t, unix.Kill(guard, unix.SIGSTOP))
+				t.Cleanup(func() { unix.Kill(guard, unix.SIGKILL) })
+				require.NoError(t, p.Process.Kill())
+			},
+		},
+		// Here `locker run` itself has to end the command.
+		"deprived of the lease, with a guard that is gone": {stubborn, func(t *testing.T, p *process) {
+			require.NoError(t, unix.Kill(guardOf(t, p), unix.SIGKILL))
+			p.network.Swallow()
+		}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			n := etcdtest.NewNetwork(t, machines)
+			l, name := newLife(t), etcdtest.NewName()
+			p := start(t, n.Endpoints(), "run", "-ttl", "5s", name, "--", "sh", "-c", c.command(l))
+			p.network = n
+			etcdtest.ReceiveWithin(t, l.began, soon)
+			taken := rival(t, name)
+			c.strike(t, p)
+			lead := leadOf(t, l, taken)
+			t.Logf("the command was dead %v before another had the lock", lead)
+			require.Positive(t, lead)
+		})
+	}
+}
+
+// What a command leaves behind in its group has ended before the lock is given back.
+func TestLeftBehind(t *testing.T) {
+	t.Parallel()
+	l, name := newLife(t), etcdtest.NewName()
+	p := start(t, machines, "run", name, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 300 & sleep 1; exit 3")
+	etcdtest.ReceiveWithin(t, l.began, soon)
+	require.Positive(t, leadOf(t, l, rival(t, name)))
+	require.Equal(t, 3, p.status(t))
+}
