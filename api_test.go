@@ -33,6 +33,7 @@ var (
 
 	_ func(locker.Report) bool                                                   = locker.Report.Held
 	_ func(locker.Report) error                                                  = locker.Report.Cause
+	_ func(locker.Report) time.Duration                                          = locker.Report.Remaining
 	_ func(locker.Report) error                                                  = locker.Report.Unlock
 	_ func(locker.Report) clientv3.Cmp                                           = locker.Report.Guard
 	_ func(locker.Report, context.Context) (context.Context, context.CancelFunc) = locker.Report.Context
