@@ -48,7 +48,7 @@ func TestKilled(t *testing.T) {
 		}},
 		// The kernel is left to end the command.
 		"killed, with a guard that hangs": {
-			func(l life) string { return "exec 3>" + l.path + "; exec sleep 300" },
+			func(l life) string { return l.script() + "exec sleep 300" },
 			func(t *testing.T, p *process) {
 				guard := guardOf(t, p)
 				require.NoError(t, unix.Kill(guard, unix.SIGSTOP))
@@ -82,7 +82,7 @@ func TestKilled(t *testing.T) {
 func TestLeftBehind(t *testing.T) {
 	t.Parallel()
 	l, name := newLife(t), etcdtest.NewName()
-	p := start(t, machines, "run", name, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 300 & sleep 1; exit 3")
+	p := start(t, machines, "run", name, "--", "sh", "-c", l.script()+"sleep 300 & sleep 1; exit 3")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	require.Positive(t, leadOf(t, l, rival(t, name)))
 	require.Equal(t, 3, p.status(t))

@@ -4,9 +4,9 @@ package command
 import (
 	"bytes"
 	"crypto/sha256"
-	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -172,31 +172,41 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// A life is that of all processes that have a pipe open: they have opened it, or inherited it.
+// A life is that of a shell, and of all processes that it starts: they have a pipe open.
 type life struct {
 	path  string
 	began chan struct{}
 	over  chan time.Time // when the last of them has ended
 }
 
+// script begins a script for the shell.
+func (l life) script() string { return "exec 3>" + l.path + "; echo $$ >&3; " }
+
 func newLife(t *testing.T) life {
 	t.Helper()
 	l := life{filepath.Join(t.TempDir(), "life"), make(chan struct{}), make(chan time.Time, 1)}
 	require.NoError(t, unix.Mkfifo(l.path, 0o600))
-	finished := make(chan struct{})
+	shell, finished := 0, make(chan struct{})
 	go func() {
 		defer close(finished)
 		pipe, err := os.Open(l.path) // which waits for the first
-		close(l.began)
-		if err == nil {
-			pipe.Read(make([]byte, 1)) // nothing is ever written
+		if err != nil {
+			close(l.began)
+		} else {
+			fmt.Fscan(pipe, &shell)
+			close(l.began)
+			io.Copy(io.Discard, pipe)
 			pipe.Close()
 		}
 		l.over <- time.Now()
 	}()
 	t.Cleanup(func() {
-		if pipe, err := os.OpenFile(l.path, os.O_WRONLY|unix.O_NONBLOCK, 0); !errors.Is(err, unix.ENXIO) { // somebody may still be waited for
+		if pipe, err := os.OpenFile(l.path, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil { // there may never have been one
 			pipe.Close()
+		}
+		<-l.began
+		if t.Failed() && shell != 0 {
+			unix.Kill(-shell, unix.SIGKILL)
 		}
 		<-finished
 	})

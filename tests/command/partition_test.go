@@ -18,7 +18,7 @@ import (
 const trials = 20
 
 // stubborn is a command that ignores SIGTERM and has forked.
-func stubborn(l life) string { return "trap '' TERM; exec 3>" + l.path + "; sleep 300 & sleep 300" }
+func stubborn(l life) string { return l.script() + "trap '' TERM; sleep 300 & sleep 300" }
 
 // The command that runs under a lock is dead before another can have the lock, every time; and under the same faults, at the same
 // moments, one that runs under `etcdctl lock` is not.
@@ -92,7 +92,7 @@ func TestPartition_Grace(t *testing.T) {
 	n := etcdtest.NewNetwork(t, machines)
 	l, name := newLife(t), etcdtest.NewName()
 	p := start(t, n.Endpoints(), "run", "-ttl", "6s", "-grace", "2s", name, "--", "sh", "-c",
-		"exec 3>"+l.path+"; trap 'sleep 1.2; echo stopped in order; exit 0' TERM; while :; do sleep 0.05; done")
+		l.script()+"trap 'sleep 1.2; echo stopped in order; exit 0' TERM; while :; do sleep 0.05; done")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	taken := rival(t, name)
 	n.Swallow()
@@ -106,7 +106,7 @@ func TestPartition_Short(t *testing.T) {
 	t.Parallel()
 	n := etcdtest.NewNetwork(t, machines)
 	l, name := newLife(t), etcdtest.NewName()
-	p := start(t, n.Endpoints(), "run", "-ttl", "15s", name, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 10; echo undisturbed")
+	p := start(t, n.Endpoints(), "run", "-ttl", "15s", name, "--", "sh", "-c", l.script()+"sleep 10; echo undisturbed")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	n.Swallow()
 	time.Sleep(2 * time.Second)

@@ -57,7 +57,7 @@ func TestQueue_SeveralNames(t *testing.T) {
 func TestQueue_WaitAndTry(t *testing.T) {
 	t.Parallel()
 	name, l := etcdtest.NewName(), newLife(t)
-	start(t, machines, "run", name, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 1")
+	start(t, machines, "run", name, "--", "sh", "-c", l.script()+"sleep 1")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	require.Zero(t, start(t, machines, "run", "-wait", "30s", name, "--", "true").status(t))
 	require.Zero(t, start(t, machines, "run", "-try", name, "--", "true").status(t))

@@ -41,7 +41,7 @@ func TestSignals(t *testing.T) {
 func TestSignals_Waiting(t *testing.T) {
 	t.Parallel()
 	name, l := etcdtest.NewName(), newLife(t)
-	start(t, machines, "run", name, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 300")
+	start(t, machines, "run", name, "--", "sh", "-c", l.script()+"sleep 300")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	p := start(t, machines, "run", "-value", "second", name, "--", "echo", "never")
 	awaitList(t, name, `"waiters":[{"value":"second"`)
@@ -97,7 +97,7 @@ func TestTerminal(t *testing.T) {
 func TestTerminal_Waiting(t *testing.T) {
 	t.Parallel()
 	name, l := etcdtest.NewName(), newLife(t)
-	start(t, machines, "run", "-value", "first", name, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 300")
+	start(t, machines, "run", "-value", "first", name, "--", "sh", "-c", l.script()+"sleep 300")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	start(t, machines, "run", "-value", "second", name, "--", "true")
 	awaitList(t, name, `"waiters":[{"value":"second"`)

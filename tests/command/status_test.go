@@ -16,7 +16,7 @@ func TestStatus(t *testing.T) {
 	nowhere := []string{"http://127.0.0.1:1"}
 	taken := etcdtest.NewName()
 	l := newLife(t)
-	start(t, machines, "run", "-value", "the holder", taken, "--", "sh", "-c", "exec 3>"+l.path+"; sleep 300")
+	start(t, machines, "run", "-value", "the holder", taken, "--", "sh", "-c", l.script()+"sleep 300")
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	for what, c := range map[string]struct {
 		endpoints []string
