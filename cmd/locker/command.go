@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/PumpkinSeed/locker"
 )
 
 // A command is what a word on the command line does.
@@ -63,12 +68,17 @@ func (in *invocation) run(args []string) error {
 	return in.do(all.Args())
 }
 
-// one returns the only argument of a command that takes one lock.
-func (in *invocation) one(args []string) (string, error) {
+// look connects, and calls f for the only argument of a command that looks at one lock.
+func (in *invocation) look(args []string, f func(etcd *clientv3.Client, locks locker.Client, name string) error) error {
 	if len(args) != 1 {
-		return "", usage("locker %s takes one name, after its flags; see locker %[1]s -h", in.name)
+		return usage("locker %s takes one name, after its flags; see locker %[1]s -h", in.name)
 	}
-	return args[0], nil
+	etcd, locks, err := in.connect(context.Background(), readTTL)
+	if err != nil {
+		return err
+	}
+	defer disconnect(etcd, locks)
+	return f(etcd, locks, args[0])
 }
 
 func help(args []string) error {

@@ -1,10 +1,13 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/PumpkinSeed/locker"
 )
 
 var getCommand = command{
@@ -14,20 +17,13 @@ var getCommand = command{
 Prints the value that the holder of the lock has given it. The exit status is 1 if nobody holds it.`,
 	setUp: func(in *invocation) func([]string) error {
 		asJSON := in.own.Bool("json", false, "for scripts")
-		return func(args []string) error { return in.get(args, *asJSON) }
+		return func(args []string) error {
+			return in.look(args, func(_ *clientv3.Client, locks locker.Client, name string) error { return get(locks, name, *asJSON) })
+		}
 	},
 }
 
-func (in *invocation) get(args []string, asJSON bool) error {
-	name, err := in.one(args)
-	if err != nil {
-		return err
-	}
-	etcd, locks, err := in.connect(context.Background(), readTTL)
-	if err != nil {
-		return err
-	}
-	defer disconnect(etcd, locks)
+func get(locks locker.Client, name string, asJSON bool) error {
 	value, err := locks.Get(name)
 	if err != nil {
 		return err

@@ -18,20 +18,15 @@ hears of that, with the next holder beside it. Force a lock free only where its 
 is dead loses its lock by itself, at the end of its lease.`,
 	setUp: func(in *invocation) func([]string) error {
 		force := in.own.Bool("force", false, "really do it")
-		return func(args []string) error { return in.release(args, *force) }
+		return func(args []string) error {
+			return in.look(args, func(etcd *clientv3.Client, locks locker.Client, name string) error {
+				return in.release(etcd, locks, name, *force)
+			})
+		}
 	},
 }
 
-func (in *invocation) release(args []string, force bool) error {
-	name, err := in.one(args)
-	if err != nil {
-		return err
-	}
-	etcd, locks, err := in.connect(context.Background(), readTTL)
-	if err != nil {
-		return err
-	}
-	defer disconnect(etcd, locks)
+func (in *invocation) release(etcd *clientv3.Client, locks locker.Client, name string, force bool) error {
 	h, err := holderOf(context.Background(), locks, name)
 	switch {
 	case err != nil:

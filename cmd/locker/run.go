@@ -66,7 +66,7 @@ func (in *invocation) acquire(o runOptions, signals <-chan os.Signal) (*held, er
 	listening.Wait()
 	if interrupted := (failure{}); errors.As(context.Cause(ctx), &interrupted) {
 		if err == nil {
-			err = h.giveBack()
+			report(h.giveBack(), os.Stderr)
 		}
 		return nil, interrupted
 	}

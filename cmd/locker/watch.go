@@ -1,12 +1,15 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/PumpkinSeed/locker"
 )
 
 var watchCommand = command{
@@ -17,20 +20,13 @@ Prints the value of the lock now, and then each time that it changes, until it i
 are read, some may be left out, but never that the lock was free or changed hands.`,
 	setUp: func(in *invocation) func([]string) error {
 		asJSON := in.own.Bool("json", false, "for scripts: an object on a line for each change")
-		return func(args []string) error { return in.watch(args, *asJSON) }
+		return func(args []string) error {
+			return in.look(args, func(_ *clientv3.Client, locks locker.Client, name string) error { return watch(locks, name, *asJSON) })
+		}
 	},
 }
 
-func (in *invocation) watch(args []string, asJSON bool) error {
-	name, err := in.one(args)
-	if err != nil {
-		return err
-	}
-	etcd, locks, err := in.connect(context.Background(), readTTL)
-	if err != nil {
-		return err
-	}
-	defer disconnect(etcd, locks)
+func watch(locks locker.Client, name string, asJSON bool) error {
 	values, quit := make(chan string), make(chan bool)
 	var failed error // guarded by watching
 	var watching sync.WaitGroup
