@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,11 +68,13 @@ func TestSignals_Ignored(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	t.Parallel()
 	master, slave := newTerminal(t)
+	awake := filepath.Join(t.TempDir(), "awake")
 	cmd := exec.Command("bash", "-c", `"$0" run "$1" -- bash -c '
 		trap "echo interrupted; exit 5" INT
+		echo started; until [ -e "$0" ]; do sleep 0.05; done
 		read line; echo "command read $line"
-		while :; do sleep 0.05; done'
-		echo "status $?"; read line; echo "shell read $line"`, program, etcdtest.NewName())
+		while :; do sleep 0.05; done' "$2"
+		echo "status $?"; read line; echo "shell read $line"`, program, etcdtest.NewName(), awake)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	p := launch(t, cmd, machines)
@@ -81,10 +84,12 @@ func TestTerminal(t *testing.T) {
 		_, err := master.WriteString(text)
 		require.NoError(t, err)
 	}
+	p.awaitOutput(t, "started")
+	write("\x1a") // before the command has asked for the terminal
+	p.awaitOutput(t, "can't be suspended")
+	require.NoError(t, os.WriteFile(awake, nil, 0o600))
 	write("one\n")
 	p.awaitOutput(t, "command read one")
-	write("\x1a")
-	p.awaitOutput(t, "can't be suspended")
 	write("\x03")
 	p.awaitOutput(t, "interrupted")
 	p.awaitOutput(t, "status 5")
