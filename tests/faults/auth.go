@@ -98,7 +98,8 @@ func (c *client) dial() (*clientv3.Client, error) {
 	}
 	return clientv3.New(clientv3.Config{Endpoints: c.cfg.Endpoints, Username: c.cfg.User, Password: password,
 		DialTimeout: c.cfg.Timeout, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.tellExpiry)}})
+		Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.tellExpiry),
+			grpc.WithChainStreamInterceptor(c.openStream)}})
 }
 
 // tellExpiry sees the answers that clientv3 keeps to itself when it gets another token.

@@ -40,6 +40,7 @@ type client struct {
 	mu      sync.Mutex // guards all below
 	writes  int
 	answers map[int]chan bool
+	silence chan struct{} // closed, and replaced, when members fall silent to the watches that are open
 }
 
 func runClient() error {
@@ -48,7 +49,8 @@ func runClient() error {
 	if err := in.Decode(&first); err != nil || first.Config == nil {
 		return fmt.Errorf("no configuration: %w", err)
 	}
-	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{}}
+	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{},
+		silence: make(chan struct{})}
 	c.sampler.c = c
 	closing := make(chan struct{})
 	go func() { // ends with the process: a read of standard input cannot be interrupted
@@ -58,6 +60,11 @@ func runClient() error {
 				os.Exit(1) // the parent is gone
 			}
 			switch {
+			case o.Silence:
+				c.mu.Lock()
+				close(c.silence)
+				c.silence = make(chan struct{})
+				c.mu.Unlock()
 			case o.Finish:
 				close(c.stop)
 			case o.Close:

@@ -16,7 +16,7 @@ import (
 type slot struct {
 	number  int
 	proxies []*etcdtest.Proxy // one for each member
-	now     *process          // used by the lane of the clients, and by nobody else before that has ended
+	now     *process          // the lane of the clients changes it, with campaign.mu held; other lanes read it with that
 }
 
 // process is a client process, seen from the parent.
@@ -56,8 +56,8 @@ func (c *campaign) spawn(s *slot, number int) error {
 	}
 	c.mu.Lock()
 	c.incarnations = append(c.incarnations, p.incarnation)
-	c.mu.Unlock()
 	s.now = p
+	c.mu.Unlock()
 	go func() { // ends with the process
 		defer close(p.gone)
 		c.listen(p, out)

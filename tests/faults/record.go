@@ -89,8 +89,9 @@ type order struct {
 	Config   *config `json:"config,omitempty"` // the first line
 	Answer   int     `json:"answer,omitempty"` // to the write of this number
 	Accepted bool    `json:"accepted,omitempty"`
-	Finish   bool    `json:"finish,omitempty"` // end the work
-	Close    bool    `json:"close,omitempty"`  // and the client
+	Silence  bool    `json:"silence,omitempty"` // to the watches that are open
+	Finish   bool    `json:"finish,omitempty"`  // end the work
+	Close    bool    `json:"close,omitempty"`   // and the client
 }
 
 // lines writes JSON lines; they are complete and in order, whoever writes.

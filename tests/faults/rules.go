@@ -210,7 +210,7 @@ func (j *judgement) troubled(by *incarnation, s span) bool {
 }
 
 // unnoticed is what may trouble nobody.
-var unnoticed = []string{compaction, defragmentation, authSwitched, tokenExpired}
+var unnoticed = []string{compaction, defragmentation, authSwitched, tokenExpired, slowNetwork, farMember, narrowNetwork, silentWatches}
 
 // lossesHaveReasons: what a cluster survives, a lock survives.
 func (j *judgement) lossesHaveReasons() {

@@ -459,7 +459,7 @@ func TestLongLine(t *testing.T) {
 
 // The schedule is the seed's, and has everything in it.
 func TestSchedule(t *testing.T) {
-	for _, l := range []lane{members, clients, outsiders} {
+	for _, l := range []lane{members, clients, outsiders, network} {
 		one, same, other := l.draw(1), l.draw(1), l.draw(2)
 		kinds := map[string]bool{}
 		differ := false
