@@ -82,7 +82,7 @@ func (j *judgement) story(name string) (ops []porcupine.Operation) {
 		case j.c.subject != ours || op.ret == 0: // what mutexes that gave up leave behind, nobody knows
 		case op.reads() && op.outcome == ok:
 			add(op.by.number, step{kind: reading, value: op.value}, op.call, op.ret)
-		case op.outcome == denied && !j.busy(op):
+		case op.outcome == denied && op.what != guarded && !j.busy(op):
 			add(op.by.number, step{kind: refuse}, op.call, op.ret)
 		}
 	}
@@ -194,7 +194,7 @@ func (j *judgement) ending(t *tenure) {
 	if h == nil {
 		return
 	}
-	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done" || r.what == closes) {
+	if r := h.release; r != nil && r.outcome == ok && (r.unlocks() || r.what == "done" || r.what == closes) {
 		t.endTo = min(t.endTo, r.ret)
 	}
 	switch cause := j.interference(t); {

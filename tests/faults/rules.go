@@ -95,6 +95,8 @@ func judge(c *campaign) *judgement {
 	if c.subject == ours {
 		j.errorsHaveReasons()
 		j.doneCloses()
+		j.causesAreTrue()
+		j.guardsHold()
 		j.closedByClose()
 		j.watchesTellTheTruth()
 	}
@@ -255,7 +257,7 @@ func (j *judgement) callsEnd() {
 // error because the history was compacted, or a member defragmented.
 func (j *judgement) errorsHaveReasons() {
 	for _, op := range j.c.history.ops {
-		if op.outcome != failed {
+		if op.outcome != failed || op.what == guarded { // which is sent by etcd's own client
 			continue
 		}
 		if strings.Contains(op.err, "compacted") || !j.troubled(op.by, span{op.call, op.ret}) {
@@ -274,7 +276,7 @@ func (j *judgement) storeIsSafe() {
 			j.violate("late write accepted", w.h.name, w.at, "token %d after %d", w.h.token, highest[w.h.name])
 		case w.accepted:
 			highest[w.h.name] = w.h.token
-		case w.h.what == "do" && slack(w.h.by, w.looked.add(-prompt), w.at) > 0:
+		case w.h.inside() && slack(w.h.by, w.looked.add(-prompt), w.at) > 0:
 			// It was stopped between its look and its write, or just resumed: see grip.exact.
 		case w.at.sub(w.looked) < lead && !j.interfered(w.h):
 			j.violate("write of an owner refused", w.h.name, w.at, "p%d, token %d, %v after it saw that it holds",
@@ -291,7 +293,7 @@ func (j *judgement) interfered(h *hold) bool {
 func (j *judgement) doneCloses() {
 	for _, h := range j.c.history.holds {
 		switch {
-		case h.end == 0 || h.what == "do": // killed; Do gives no Done
+		case h.end == 0 || h.inside(): // killed; a function gets no Done
 		case h.done == 0:
 			j.violate("Done did not close", h.name, h.end, "p%d, token %d", h.by.number, h.token)
 		case h.done < h.last:
@@ -302,6 +304,72 @@ func (j *judgement) doneCloses() {
 		// A value that was received from quit is not more than that: the end comes right after it.
 		if r := h.release; r != nil && r.what != "push" && r.ret != 0 && h.last > r.ret {
 			j.violate("held after its release", h.name, h.last, "p%d, token %d, by %v", h.by.number, h.token, h.last.sub(r.ret))
+		}
+	}
+}
+
+// causesAreTrue: the Report of a hold that is over says truly why, and its Unlock says the same ever after.
+func (j *judgement) causesAreTrue() {
+	answers := map[string]string{released: notHeld, lost: lost, closed: closed}
+	for _, h := range j.c.history.holds {
+		if h.end == 0 || h.inside() {
+			continue
+		}
+		if wrong := wrongCause(h); wrong != "" {
+			j.violate("wrong cause", h.name, h.end, "p%d, token %d, cause %q: %s", h.by.number, h.token, h.cause, wrong)
+		}
+		for _, op := range h.back {
+			if op.what == again && op.ret != 0 && op.outcome != answers[h.cause] {
+				j.violate("wrong answer of an Unlock again", h.name, op.ret, "p%d, token %d, cause %q: %s %s", h.by.number, h.token,
+					h.cause, op.outcome, op.err)
+			}
+		}
+	}
+}
+
+// wrongCause says what is wrong with the cause that the Report of a hold gives, "" if nothing is.
+func wrongCause(h *hold) string {
+	switch c := h.closed(); {
+	case h.unasked && h.cause != lost:
+		return "it ended before anybody gave it back"
+	case h.cause == released:
+		if !slices.ContainsFunc(h.back, func(o *operation) bool { return o.what != again && o.call <= h.end }) {
+			return "nobody gave it back"
+		}
+	case h.cause == closed:
+		if c == nil || c.call > h.end {
+			return "nobody closed the client"
+		}
+	case h.cause == lost:
+		if slices.ContainsFunc(h.back, func(o *operation) bool { return o.unlocks() && o.outcome == ok }) {
+			return "its Unlock said nil"
+		}
+	default:
+		return "none of those that there are"
+	}
+	return ""
+}
+
+// guardsHold: a transaction that depends on the guard of a hold passes if and only if the key is as that hold has put it.
+func (j *judgement) guardsHold() {
+	for _, op := range j.c.history.ops {
+		if op.what != guarded || op.outcome != ok && op.outcome != denied {
+			continue
+		}
+		var key event // as it was when etcd decided
+		for _, e := range j.events[op.name] {
+			if e.rev > op.token {
+				break
+			}
+			key = e
+		}
+		owned := key.rev == op.under.token && key.value != ""
+		switch {
+		case op.outcome == ok && !owned:
+			j.violate("guard of a former owner passed", op.name, op.ret, "p%d, token %d, at revision %d; the key was of revision %d",
+				op.by.number, op.under.token, op.token, key.rev)
+		case op.outcome == denied && owned:
+			j.violate("guard of the owner refused", op.name, op.ret, "p%d, token %d, at revision %d", op.by.number, op.under.token, op.token)
 		}
 	}
 }

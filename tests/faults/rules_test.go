@@ -67,8 +67,15 @@ func (s *scene) tookVia(by *incarnation, user, from, to int, token int64) int {
 }
 
 // over is the end of a hold: its holder last believed in it at that time.
-func (s *scene) over(by *incarnation, op, last int, lost bool) {
-	s.history.add(by, record{Kind: ended, Op: op, From: at(last), At: at(last + 5), Done: at(last + 3), Lost: lost})
+func (s *scene) over(by *incarnation, op, last int, isLost bool) {
+	cause := released
+	switch {
+	case isLost:
+		cause = lost
+	case s.history.holds[by.ops[op]].closed() != nil:
+		cause = closed
+	}
+	s.history.add(by, record{Kind: ended, Op: op, From: at(last), At: at(last + 5), Done: at(last + 3), Lost: isLost, Cause: cause})
 }
 
 // gave is a lock that was taken, and given back.
@@ -116,7 +123,7 @@ func TestRules(t *testing.T) {
 			delete(s.observer.events["n"], 10)
 			s.etcd(120, 10, "v10")
 			s.etcd(3500, 11, "")
-			s.history.add(a, record{Kind: ended, Op: op, At: at(6001), Done: at(6001), Lost: true})
+			s.history.add(a, record{Kind: ended, Op: op, At: at(6001), Done: at(6001), Lost: true, Cause: lost})
 		}, nil},
 		{"two owners", func(s *scene) {
 			a, b := s.client(), s.client()
@@ -246,14 +253,14 @@ func TestRules(t *testing.T) {
 			op := s.took(a, 100, 110, 10)
 			s.etcd(195, 11, "")
 			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
-			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195)})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Cause: released})
 		}, []string{"Done did not close"}},
 		{"Done too early", func(s *scene) {
 			a := s.client()
 			op := s.took(a, 100, 110, 10)
 			s.etcd(195, 11, "")
 			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
-			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(180)})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(180), Cause: released})
 		}, []string{"held after Done"}},
 		{"held after Unlock", func(s *scene) {
 			a := s.client()
@@ -308,7 +315,7 @@ func TestRules(t *testing.T) {
 			s.etcd(3500, 11, "")
 			s.gave(b, 3600, 3700, 20)
 			s.did(a, closes, 6001, 6010, record{Of: u, Outcome: ok})
-			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true, Cause: lost})
 		}, nil},
 		{"killed in the middle of Close", func(s *scene) {
 			a, b := s.client(), s.client()
@@ -409,6 +416,86 @@ func TestRules(t *testing.T) {
 			s.fault(authSwitched, 100, 200)
 			s.did(s.client(), "wait", 100, 150, record{Value: "v", Outcome: failed, Error: "no", Until: at(1000)})
 		}, []string{"error without a reason"}},
+		{"what a Report says", func(s *scene) {
+			a := s.client()
+			for i, what := range []string{"unlock hold", "push"} {
+				from, token := 100+1000*i, int64(10+10*i)
+				op := s.took(a, from, from+10, token)
+				s.etcd(from+95, token+1, "")
+				s.did(a, what, from+90, from+100, record{Of: op, Outcome: ok})
+				s.over(a, op, from+90, false)
+				s.did(a, again, from+110, from+111, record{Of: op, Outcome: notHeld, Until: at(from + 110)})
+			}
+			op := s.took(a, 3000, 3010, 30)
+			s.fault(keyDeleted, 3099, 3101).token = 30
+			s.etcd(3100, 31, "")
+			s.over(a, op, 3101, true)
+			s.did(a, "unlock hold", 3200, 3201, record{Of: op, Outcome: lost})
+			s.did(a, again, 3210, 3211, record{Of: op, Outcome: lost, Until: at(3210)})
+		}, nil},
+		{"given back by the Unlock of another hold", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			op := s.took(a, 300, 310, 20)
+			s.did(a, again, 390, 410, record{Of: 1, Outcome: ok, Until: at(390)})
+			s.etcd(400, 21, "")
+			s.history.add(a, record{Kind: ended, Op: op, From: at(390), At: at(395), Done: at(393), Lost: true, Cause: released})
+			s.did(a, "unlock hold", 450, 451, record{Of: op, Outcome: notHeld})
+		}, []string{"lost without a reason", "wrong answer of an Unlock again", "wrong cause"}},
+		{"released, and nobody gave it back", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.fault(keyDeleted, 199, 201).token = 10
+			s.etcd(200, 11, "")
+			s.history.add(a, record{Kind: ended, Op: op, From: at(200), At: at(205), Done: at(203), Cause: released})
+		}, []string{"wrong cause"}},
+		{"lost, and given back all the same", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.fault(leaseRevoked, 194, 196).lease = 7
+			s.etcd(195, 11, "")
+			s.did(a, "unlock hold", 190, 200, record{Of: op, Outcome: ok})
+			s.over(a, op, 190, true)
+		}, []string{"wrong cause"}},
+		{"closed, without a Close", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock hold", 190, 200, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(193), Cause: closed})
+		}, []string{"wrong cause"}},
+		{"over without a cause", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock hold", 190, 200, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(193), Cause: ok})
+		}, []string{"wrong cause"}},
+		{"an Unlock again that asks etcd", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(a, again, 300, 450, record{Of: 1, Outcome: notHeld, Until: at(300)})
+		}, []string{"call ended late"}},
+		{"guarded writes", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(b, 300, 400, 20)
+			s.did(a, guarded, 150, 160, record{Of: 1, Outcome: ok, Token: 10})
+			s.did(a, guarded, 210, 220, record{Of: 1, Outcome: denied, Token: 11})
+			s.did(a, guarded, 310, 320, record{Of: 1, Outcome: denied, Token: 25})
+			s.did(a, guarded, 310, 320, record{Of: 1, Outcome: failed, Error: "no"})
+		}, nil},
+		{"a guarded write of a former owner", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(b, 300, 400, 20)
+			s.did(a, guarded, 310, 320, record{Of: 1, Outcome: ok, Token: 20})
+		}, []string{"guard of a former owner passed"}},
+		{"a guarded write of the owner, refused", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(a, guarded, 150, 160, record{Of: 1, Outcome: denied, Token: 10})
+		}, []string{"guard of the owner refused"}},
 		{"things left behind", func(s *scene) {
 			a := s.client()
 			s.client().bye = false

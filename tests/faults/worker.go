@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // worker is a goroutine that uses locks as its seed says.
@@ -117,18 +118,59 @@ func (w *worker) wait() {
 func (w *worker) use(h *holding, name string, quit chan bool) {
 	term, way := w.term(name), w.rng.IntN(4)
 	w.keep(h, name, term, h.done)
-	if _, own := w.subject.(lockers); !own {
-		way = 0
-	}
-	switch way {
-	case 0, 1:
+	own, ok := w.subject.(lockers)
+	if !ok {
 		w.unlock(h, name)
+		return
+	}
+	w.guarded(own, h, name)
+	switch way {
+	case 0:
+		w.unlock(h, name)
+	case 1:
+		op := w.call("unlock hold", name, "", 0, h.op)
+		w.sampler.releasing(h)
+		op.done(context.Background(), h.grip.unlock())
+		<-h.over
 	case 2:
 		w.push(h, name, quit)
 	case 3:
 		w.quit([]*holding{h}, []string{name}, quit)
 	}
+	if w.rng.IntN(3) == 0 {
+		w.again(own, h, name)
+	}
 }
+
+// again uses the Report of a hold that is over, when another may hold the lock, another goroutine of this client perhaps.
+func (w *worker) again(own lockers, h *holding, name string) {
+	time.Sleep(w.upTo(20 * time.Millisecond))
+	op := w.call(again, name, "", now(), h.op) // at once: it sends nothing
+	op.done(context.Background(), h.grip.unlock())
+	w.guarded(own, h, name)
+}
+
+// guarded writes to etcd under the guard of a hold, that may be over.
+func (w *worker) guarded(own lockers, h *holding, name string) {
+	if own.etcd == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	op := w.call(guarded, name, "", 0, h.op)
+	resp, err := own.etcd.Txn(ctx).If(h.guard()).Then(clientv3.OpPut(guardedPrefix+name, w.cfg.Value)).Commit()
+	if err != nil {
+		op.done(ctx, err)
+		return
+	}
+	if !resp.Succeeded {
+		err = errDenied
+	}
+	op.took(ctx, now(), resp.Header.Revision, err)
+}
+
+// guardedPrefix is where guarded writes go.
+const guardedPrefix = "guarded/"
 
 func (u *user) unlock(h *holding, name string) {
 	op := u.call("unlock", name, "", 0, h.op)
