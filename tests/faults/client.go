@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ type config struct {
 	Subject   string
 	Endpoints []string
 	User      string // "": nobody asks
+	Prefix    string // of the client, which the names do not have then
 	TTL       time.Duration
 	Timeout   time.Duration
 	Seed      uint64 // of the script
@@ -161,7 +163,10 @@ type call struct {
 }
 
 func (c *client) begin(r record) call {
-	r.Kind, r.At, r.Op = called, now(), int(c.ops.Add(1))
+	r.Kind, r.At, r.Op = called, cmp.Or(r.At, now()), int(c.ops.Add(1))
+	if r.Name != "" {
+		r.Name = c.cfg.Prefix + r.Name
+	}
 	c.out.write(r)
 	return call{c, r.Op, r.Of}
 }
@@ -186,7 +191,7 @@ func (c *client) store(name string, op int, token int64, looked instant) {
 	n := c.writes
 	c.answers[n] = answer
 	c.mu.Unlock()
-	c.out.write(record{Kind: wrote, At: looked, Op: op, Name: name, Token: token, Of: n})
+	c.out.write(record{Kind: wrote, At: looked, Op: op, Name: c.cfg.Prefix + name, Token: token, Of: n})
 	<-answer
 }
 

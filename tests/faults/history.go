@@ -29,6 +29,7 @@ type operation struct {
 	via        *operation // that made the client
 	closing    *operation // of one that made a client: the end of that
 	under      *operation // of a guarded write: that took the lock
+	with       *operation // the other of a DoAll
 }
 
 // hold is a lock that a client knew it had.
@@ -74,6 +75,10 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until, via: by.ops[r.Via]}
 		by.ops[r.Op] = op
 		h.ops = append(h.ops, op)
+		if op.what == bothThen {
+			op.with = by.ops[r.Of]
+			op.with.with = op
+		}
 		if op.what == closes {
 			by.ops[r.Of].closing = op
 		}
@@ -94,7 +99,7 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 			h.holds[op] = &hold{operation: op}
 		case op.reads():
 			op.value = r.Value
-		case op.watches():
+		case op.watches() || op.what == leads:
 			op.until = r.From
 		}
 		if hold := h.holds[by.ops[r.Of]]; hold != nil && r.Outcome == lost {
@@ -141,6 +146,12 @@ const (
 	again = "unlock again"
 	// guarded is a write to etcd that depends on the Guard of a hold. Its token is the revision at which etcd decided.
 	guarded = "guarded write"
+	// both takes the first lock of a DoAll, by the order of their keys, and bothThen the second.
+	both     = "both"
+	bothThen = "both, then"
+	// leads is a call of Lead, and reigns what takes the lock for it, every time.
+	leads  = "lead"
+	reigns = "reign"
 )
 
 // closed is the end of the client whose operation this is; nil if it was not closed.
@@ -152,14 +163,19 @@ func (o *operation) closed() *operation {
 }
 
 // takes says whether an operation takes a lock.
-func (o *operation) takes() bool { return o.what == "lock" || o.what == "wait" || o.what == "do" }
+func (o *operation) takes() bool { return o.what == "lock" || o.what == "wait" || o.inside() }
 
 func (o *operation) releases() bool {
 	return o.unlocks() || o.what == again || o.what == "push" || o.what == "quit" || o.what == "done"
 }
 
 // inside says whether an operation runs a function while the lock is held, which sees no Report.
-func (o *operation) inside() bool { return o.what == "do" }
+func (o *operation) inside() bool {
+	return o.what == "do" || o.what == both || o.what == bothThen || o.what == reigns
+}
+
+// wants says whether an operation may have the lock put in etcd.
+func (o *operation) wants() bool { return o.takes() || o.what == leads }
 
 // unlocks says whether an operation gives back a lock by Unlock, of the client or of the Report.
 func (o *operation) unlocks() bool { return o.what == "unlock" || o.what == "unlock hold" }

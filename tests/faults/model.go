@@ -123,7 +123,7 @@ func (j *judgement) busy(op *operation) bool {
 		if o.what == "push" || o.what == "quit" {
 			end = end.add(timeout) // what was received from quit is carried out in the background
 		}
-		return o != op && o.by == op.by && (o.takes() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
+		return o != op && o.by == op.by && (o.wants() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
 	})
 }
 
@@ -170,7 +170,7 @@ func (j *judgement) tell(name string) {
 			if e.value == "" {
 				continue
 			}
-			current = &tenure{token: e.rev, value: e.value, lease: e.lease, known: byToken[e.rev], by: j.byValue[e.value], to: e.seen, endTo: endless}
+			current = &tenure{token: e.rev, value: e.value, lease: e.lease, known: byToken[e.rev], by: j.byValue[put{name, e.value}], to: e.seen, endTo: endless}
 			if h := current.known; h != nil {
 				current.by = h.operation
 				current.to = min(e.seen, h.ret)

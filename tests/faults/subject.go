@@ -76,7 +76,7 @@ func newLocker(cfg config, cli *clientv3.Client) (subject, error) {
 	if cli == nil {
 		c, err = locker.New(cfg.Endpoints, seconds(cfg.Timeout), seconds(cfg.TTL), context.Background())
 	} else {
-		c, err = locker.NewFromClient(context.Background(), cli, seconds(cfg.TTL))
+		c, err = locker.NewFromClient(context.Background(), cli, seconds(cfg.TTL), locker.WithPrefix(cfg.Prefix))
 	}
 	return lockers{c, cli}, err
 }

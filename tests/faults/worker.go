@@ -34,8 +34,12 @@ func (w *worker) run() {
 			w.lock()
 		case dice < 65 || own.Client == (locker.Client{}):
 			w.wait()
-		case dice < 78:
+		case dice < 72:
 			w.do(own)
+		case dice < 75:
+			w.both(own)
+		case dice < 78:
+			w.lead(own)
 		case dice < 90:
 			w.read(own)
 		case dice < 95:
@@ -228,37 +232,6 @@ func (c *client) keep(h *holding, name string, term time.Duration, done <-chan s
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-// do takes a lock by Do. The moment at which its function begins counts as the end of the taking, its end as the
-// beginning of the release.
-func (w *worker) do(own lockers) {
-	name, value, patience := w.name(), w.value(), w.patience()
-	term := w.term(name)
-	ctx, cancel := context.WithTimeout(context.Background(), patience+2*w.cfg.TTL) // bounds fn too, here
-	defer cancel()
-	taking := w.call("do", name, value, now().add(patience+2*w.cfg.TTL), 0)
-	var h *holding
-	var releasing call
-	err := own.Do(ctx, name, value, func(inner context.Context, token int64) error {
-		at := now()
-		taking.took(ctx, at, token, nil)
-		var over atomic.Bool
-		h = w.sampler.hold(w.user, taking.id, grip{token: token, held: func() bool {
-			return !over.Load() && !errors.Is(context.Cause(inner), locker.ErrLost)
-		}})
-		w.keep(h, name, term, inner.Done())
-		releasing = w.call("done", name, "", 0, taking.id)
-		w.sampler.releasing(h)
-		over.Store(true)
-		return nil
-	})
-	if h == nil {
-		taking.done(ctx, err)
-		return
-	}
-	releasing.done(context.Background(), err)
-	<-h.over
 }
 
 // crowd takes many locks at once, keeps them all, and gives them back together.
