@@ -84,7 +84,7 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		}
 		hold := h.holds[by.ops[r.Of]]
 		switch {
-		case hold == nil:
+		case hold == nil || op.takes(): // of a DoAll
 		case op.what == guarded:
 			op.under = hold.operation
 		default:

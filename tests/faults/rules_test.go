@@ -46,6 +46,47 @@ func (s *scene) did(by *incarnation, what string, from, to int, r record) int {
 	return s.ops
 }
 
+// on is did, with another lock.
+func (s *scene) on(name string, by *incarnation, what string, from, to int, r record) int {
+	op := s.did(by, what, from, to, r)
+	by.ops[op].name = name
+	return op
+}
+
+// tookBoth are two locks that were taken together, and given back.
+func (s *scene) tookBoth(by *incarnation, from int, first, second int64) {
+	if s.observer.events["o"] == nil {
+		s.observer.events["o"] = map[int64]event{}
+	}
+	r := record{Value: fmt.Sprint("both", first), Outcome: ok, Token: first, Until: at(from + 5000)}
+	a := s.did(by, both, from, from+20, r)
+	r.Token, r.Of = second, a
+	b := s.on("o", by, bothThen, from, from+20, r)
+	s.etcd(from+5, first, r.Value)
+	s.observer.events["o"][second] = event{second, r.Value, 7, at(from + 10)}
+	s.etcd(from+95, second+10, "")
+	s.observer.events["o"][second+11] = event{second + 11, "", 7, at(from + 95)}
+	s.did(by, "done", from+90, from+100, record{Of: a, Outcome: ok})
+	s.on("o", by, "done", from+90, from+100, record{Of: b, Outcome: ok})
+	for _, op := range []int{a, b} {
+		s.history.add(by, record{Kind: ended, Op: op, From: at(from + 90), At: at(from + 95)})
+	}
+}
+
+// reigned is a reign of a Lead, to its end.
+func (s *scene) reigned(by *incarnation, from, to int, token int64, isLost bool) {
+	s.etcd(from+5, token, "leader")
+	op := s.did(by, reigns, from, from+10, record{Value: "leader", Outcome: ok, Token: token, Until: at(60_000)})
+	s.etcd(to-5, token+1, "")
+	outcome := ok
+	if isLost {
+		s.fault(keyDeleted, to-6, to-4).token = token
+		outcome = lost
+	}
+	s.did(by, "done", to-10, to, record{Of: op, Outcome: outcome, Until: at(60_000)})
+	s.history.add(by, record{Kind: ended, Op: op, From: at(to - 10), At: at(to - 9), Lost: isLost})
+}
+
 // etcd has a put of the key, or its deletion, with the value "".
 func (s *scene) etcd(ms int, rev int64, value string) {
 	if s.observer.events["n"] == nil {
@@ -496,6 +537,71 @@ func TestRules(t *testing.T) {
 			s.gave(a, 100, 200, 10)
 			s.did(a, guarded, 150, 160, record{Of: 1, Outcome: denied, Token: 10})
 		}, []string{"guard of the owner refused"}},
+		{"two locks taken together", func(s *scene) {
+			s.tookBoth(s.client(), 100, 10, 11)
+			s.tookBoth(s.client(), 300, 30, 31)
+		}, nil},
+		{"two locks taken in any order", func(s *scene) {
+			s.tookBoth(s.client(), 100, 11, 10)
+		}, []string{"two locks out of order"}},
+		{"two locks, and only one is held", func(s *scene) {
+			a := s.client()
+			op := s.did(a, both, 100, 110, record{Value: "v", Outcome: failed})
+			s.fault(quorumLost, 100, 110)
+			s.did(a, bothThen, 100, 110, record{Value: "v", Outcome: ok, Token: 10, Of: op})
+			s.etcd(105, 10, "v")
+			s.etcd(200, 11, "")
+			s.did(a, "done", 190, 210, record{Of: op + 1, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op + 1, From: at(190), At: at(195)})
+		}, []string{"one of two locks"}},
+		{"a wait for the second of two locks", func(s *scene) {
+			a := s.client()
+			op := s.on("o", a, both, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
+			s.did(a, bothThen, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000), Of: op})
+			s.observer.events["o"] = map[int64]event{10: {10, "v", 7, at(110)}, 11: {11, "", 7, at(4990)}}
+		}, nil},
+		{"a wait for two locks that are free", func(s *scene) {
+			a := s.client()
+			op := s.did(a, both, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
+			s.on("o", a, bothThen, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000), Of: op})
+		}, []string{"stranded waiter"}},
+		{"a leader that loses the lock, and leads again", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.did(a, leads, 100, 500, record{Value: "leader", Outcome: ok, From: at(9000)})
+			s.reigned(a, 100, 200, 10, true)
+			s.reigned(a, 200, 500, 20, false)
+			s.gave(b, 510, 600, 30)
+			s.did(b, leads, 400, 450, record{Value: "w", Outcome: expired, From: at(450)})
+			s.did(b, leads, 400, 0, record{Value: "x"})
+			b.killed = at(30_000)
+		}, nil},
+		{"a Lead that ends when the lock is lost", func(s *scene) {
+			a := s.client()
+			s.did(a, leads, 100, 210, record{Value: "leader", Outcome: lost, Error: "lost", From: at(9000)})
+			s.reigned(a, 100, 200, 10, true)
+		}, []string{"Lead ended"}},
+		{"a Lead that ends for what heals", func(s *scene) {
+			s.fault(quorumLost, 100, 200)
+			s.did(s.client(), leads, 100, 210, record{Value: "leader", Outcome: failed, Error: "no leader", From: at(9000)})
+		}, []string{"Lead ended"}},
+		{"a Lead that does not end with its ctx", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.did(a, leads, 200, 1150, record{Value: "leader", Outcome: expired, From: at(1000)})
+			s.gave(b, 100, 1200, 10)
+		}, []string{"call ended late"}},
+		{"a Lead that waits for what is free", func(s *scene) {
+			s.did(s.client(), leads, 100, 5000, record{Value: "leader", Outcome: expired, From: at(5000)})
+		}, []string{"stranded waiter"}},
+		{"the network is no excuse", func(s *scene) {
+			a := s.client()
+			for _, k := range network.kinds {
+				s.fault(k.name, 100, 5000)
+			}
+			s.over(a, s.took(a, 100, 110, 10), 3000, true)
+			s.etcd(3300, 11, "")
+			s.did(a, "lock", 3400, 3500, record{Value: "v", Outcome: failed, Error: "no"})
+			s.did(a, "wait", 4000, 9000, record{Value: "w", Outcome: expired, Until: at(9000)})
+		}, []string{"error without a reason", "lost without a reason", "stranded waiter"}},
 		{"things left behind", func(s *scene) {
 			a := s.client()
 			s.client().bye = false
