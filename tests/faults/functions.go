@@ -81,9 +81,11 @@ func (w *worker) both(own lockers) {
 	if names[0] > names[1] {
 		lesser, greater = 1, 0
 	}
+	release := w.cfg.Timeout + grace // of one of the two, which comes after the ctx if the other is not to be had
+	until := now().add(patience + release)
 	var takings [2]call
-	takings[lesser] = w.call(both, names[lesser], value, now().add(patience), 0)
-	takings[greater] = w.call(bothThen, names[greater], value, now().add(patience), takings[lesser].id)
+	takings[lesser] = w.call(both, names[lesser], value, until, 0)
+	takings[greater] = w.call(bothThen, names[greater], value, until, takings[lesser].id)
 	var functions []*function
 	err := own.DoAll(ctx, names, value, func(inner context.Context, tokens []int64) error {
 		at := now()
@@ -93,8 +95,9 @@ func (w *worker) both(own lockers) {
 		for i, f := range functions {
 			w.keep(f.holding, names[i], term/2, inner.Done())
 		}
+		end := now()
 		for _, f := range functions {
-			f.end(0)
+			f.end(end.add(2 * release))
 		}
 		return nil
 	})
