@@ -97,10 +97,10 @@ func (c *client) dial() (*clientv3.Client, error) {
 	if c.cfg.Subject == ours && c.cfg.User == "" && c.cfg.Prefix == "" {
 		return nil, nil
 	}
-	cfg := locker.Config(c.cfg.Endpoints, c.cfg.Timeout)
-	if c.cfg.User != "" {
-		cfg = clientv3.Config{Endpoints: c.cfg.Endpoints, Username: c.cfg.User, Password: password, DialTimeout: c.cfg.Timeout,
-			DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop()}
+	cfg := clientv3.Config{Endpoints: c.cfg.Endpoints, Username: c.cfg.User, Password: password, DialTimeout: c.cfg.Timeout,
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop()}
+	if c.cfg.Prefix != "" && c.cfg.User == "" {
+		cfg = locker.Config(c.cfg.Endpoints, c.cfg.Timeout)
 	}
 	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(c.tellExpiry), grpc.WithChainStreamInterceptor(c.openStream))
 	return clientv3.New(cfg)

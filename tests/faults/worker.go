@@ -128,17 +128,17 @@ func (w *worker) use(h *holding, name string, quit chan bool) {
 		return
 	}
 	w.guarded(own, h, name)
-	switch way {
-	case 0:
+	switch {
+	case way == 0 && h.held(): // else another goroutine of this client may hold it by now, under the same name
 		w.unlock(h, name)
-	case 1:
+	case way <= 1:
 		op := w.call("unlock hold", name, "", 0, h.op)
 		w.sampler.releasing(h)
 		op.done(context.Background(), h.grip.unlock())
 		<-h.over
-	case 2:
+	case way == 2:
 		w.push(h, name, quit)
-	case 3:
+	default:
 		w.quit([]*holding{h}, []string{name}, quit)
 	}
 	if w.rng.IntN(3) == 0 {
