@@ -46,6 +46,7 @@ type fault struct {
 	swallow bool
 	delay   time.Duration
 	jitter  time.Duration // at most so much longer
+	rate    int           // bytes a second that a connection carries; 0: any number
 }
 
 // due is when a packet that arrives now may be delivered.
@@ -76,6 +77,9 @@ func (l *Link) Delay(d time.Duration, dirs ...Direction) { l.set(fault{delay: d}
 func (l *Link) Jitter(least, most time.Duration, dirs ...Direction) {
 	l.set(fault{delay: least, jitter: most - least}, dirs)
 }
+
+// Throttle lets every connection carry so many bytes a second, in order. What is sent faster queues up.
+func (l *Link) Throttle(rate int, dirs ...Direction) { l.set(fault{rate: rate}, dirs) }
 
 // Delivered returns a channel that is closed when the target is sent something with this text in it, in one piece.
 func (l *Link) Delivered(text string) <-chan struct{} {
@@ -273,11 +277,20 @@ func (c *conn) dial() *net.TCPConn {
 // read queues what arrives from a socket, its end included.
 func (c *conn) read(d Direction, from *net.TCPConn, queue chan<- packet) {
 	buf := make([]byte, 32<<10)
+	var busy time.Time // until then, by what was sent before
 	for {
 		n, err := from.Read(buf)
 		c.link.mu.Lock()
-		due := c.link.faults[d].due()
+		f := c.link.faults[d]
 		c.link.mu.Unlock()
+		due := f.due()
+		if f.rate > 0 {
+			if busy.Before(due) {
+				busy = due
+			}
+			busy = busy.Add(time.Duration(n) * time.Second / time.Duration(f.rate))
+			due = busy
+		}
 		if n > 0 && !c.queue(queue, packet{data: append([]byte(nil), buf[:n]...), due: due}) {
 			return
 		}

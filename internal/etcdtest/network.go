@@ -52,6 +52,8 @@ func (n Network) Jitter(least, most time.Duration) {
 	n.Each(func(p *Proxy) { p.Jitter(least, most) })
 }
 
+func (n Network) Throttle(rate int) { n.Each(func(p *Proxy) { p.Throttle(rate) }) }
+
 // Partitions cut off a client whose lease has that TTL; the times in them are part of the fault.
 var Partitions = map[string]func(n Network, ttl time.Duration){
 	"both ways": func(n Network, _ time.Duration) { n.Swallow() },

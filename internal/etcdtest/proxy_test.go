@@ -321,6 +321,23 @@ func TestJitterKeepsTheOrder(t *testing.T) {
 	}
 }
 
+func TestThrottleQueues(t *testing.T) {
+	s := newServer(t)
+	p := newProxy(t, s.addr)
+	c := dial(t, p)
+	const rate = 1000
+	p.Throttle(rate, ToServer)
+	sent := strings.Repeat("0123456789", 30)
+	start := time.Now()
+	for i := range len(sent) / 10 {
+		send(t, c, sent[10*i:10*i+10])
+	}
+	s.expect(t, sent)
+	if d, least := time.Since(start), time.Duration(len(sent))*time.Second/rate; d < least {
+		t.Fatalf("%d bytes took %v; at %d bytes a second they need %v", len(sent), d, rate, least)
+	}
+}
+
 func TestDelivered(t *testing.T) {
 	s := newServer(t)
 	p := newProxy(t, s.addr)

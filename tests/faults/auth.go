@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/PumpkinSeed/locker"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -17,7 +18,7 @@ import (
 
 // operator is who all are. With an odd seed etcd asks for the password, and gives out tokens that do not live long: they
 // expire while locks are held, while others wait, and under every Watch. The clients are made by NewFromClient then, and
-// by New with an even seed.
+// with an even seed by New, but for those with a prefix.
 const (
 	operator  = "root"
 	password  = "not a secret"
@@ -93,12 +94,16 @@ func (c *campaign) withoutAuth(do func() error) error {
 
 // dial is the client that NewFromClient gets, as anybody would make it, and nil where New makes its own.
 func (c *client) dial() (*clientv3.Client, error) {
-	if c.cfg.Subject == ours && c.cfg.User == "" {
+	if c.cfg.Subject == ours && c.cfg.User == "" && c.cfg.Prefix == "" {
 		return nil, nil
 	}
-	return clientv3.New(clientv3.Config{Endpoints: c.cfg.Endpoints, Username: c.cfg.User, Password: password,
-		DialTimeout: c.cfg.Timeout, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.tellExpiry)}})
+	cfg := clientv3.Config{Endpoints: c.cfg.Endpoints, Username: c.cfg.User, Password: password, DialTimeout: c.cfg.Timeout,
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop()}
+	if c.cfg.Prefix != "" && c.cfg.User == "" {
+		cfg = locker.Config(c.cfg.Endpoints, c.cfg.Timeout)
+	}
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(c.tellExpiry), grpc.WithChainStreamInterceptor(c.openStream))
+	return clientv3.New(cfg)
 }
 
 // tellExpiry sees the answers that clientv3 keeps to itself when it gets another token.

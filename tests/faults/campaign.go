@@ -42,7 +42,8 @@ type campaign struct {
 	cluster   *etcdtest.Cluster
 	etcd      *clientv3.Client // an operator's, with a way of its own
 	observer  *observer
-	fronts    []*etcdtest.Proxy // one in front of each member, for all clients
+	distances etcdtest.Network  // from each member to all clients
+	fronts    []*etcdtest.Proxy // one in front of each distance, for all clients
 	slots     []*slot
 	hot, cold []string
 	history   *history
@@ -84,7 +85,7 @@ func (c *campaign) play(ctx context.Context) (err error) {
 	c.began = now()
 	striking, stop := context.WithTimeout(ctx, c.length)
 	defer stop()
-	lanes := []lane{members, clients, outsiders}
+	lanes := []lane{members, clients, outsiders, network}
 	if c.subject != ours {
 		lanes[2] = harmless
 	}
@@ -142,11 +143,16 @@ func (c *campaign) setUp(ctx context.Context) (err error) {
 		return err
 	}
 	for _, endpoint := range c.cluster.Endpoints() {
-		p, err := etcdtest.NewProxy(endpoint)
+		far, err := etcdtest.NewProxy(endpoint)
 		if err != nil {
 			return err
 		}
-		c.fronts = append(c.fronts, p)
+		c.distances = append(c.distances, far)
+		front, err := etcdtest.NewProxy(far.URL())
+		if err != nil {
+			return err
+		}
+		c.fronts = append(c.fronts, front)
 	}
 	for i := range processes {
 		s := &slot{number: i}
@@ -175,6 +181,7 @@ func (c *campaign) close() error {
 	for _, p := range c.fronts {
 		p.Close()
 	}
+	c.distances.Each((*etcdtest.Proxy).Close)
 	if c.observer != nil {
 		c.observer.close()
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ type config struct {
 	Subject   string
 	Endpoints []string
 	User      string // "": nobody asks
+	Prefix    string // of the client, which the names do not have then
 	TTL       time.Duration
 	Timeout   time.Duration
 	Seed      uint64 // of the script
@@ -40,6 +42,7 @@ type client struct {
 	mu      sync.Mutex // guards all below
 	writes  int
 	answers map[int]chan bool
+	silence chan struct{} // closed, and replaced, when members fall silent to the watches that are open
 }
 
 func runClient() error {
@@ -48,7 +51,8 @@ func runClient() error {
 	if err := in.Decode(&first); err != nil || first.Config == nil {
 		return fmt.Errorf("no configuration: %w", err)
 	}
-	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{}}
+	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{},
+		silence: make(chan struct{})}
 	c.sampler.c = c
 	closing := make(chan struct{})
 	go func() { // ends with the process: a read of standard input cannot be interrupted
@@ -58,6 +62,11 @@ func runClient() error {
 				os.Exit(1) // the parent is gone
 			}
 			switch {
+			case o.Silence:
+				c.mu.Lock()
+				close(c.silence)
+				c.silence = make(chan struct{})
+				c.mu.Unlock()
 			case o.Finish:
 				close(c.stop)
 			case o.Close:
@@ -154,7 +163,10 @@ type call struct {
 }
 
 func (c *client) begin(r record) call {
-	r.Kind, r.At, r.Op = called, now(), int(c.ops.Add(1))
+	r.Kind, r.At, r.Op = called, cmp.Or(r.At, now()), int(c.ops.Add(1))
+	if r.Name != "" {
+		r.Name = c.cfg.Prefix + r.Name
+	}
 	c.out.write(r)
 	return call{c, r.Op, r.Of}
 }
@@ -179,7 +191,7 @@ func (c *client) store(name string, op int, token int64, looked instant) {
 	n := c.writes
 	c.answers[n] = answer
 	c.mu.Unlock()
-	c.out.write(record{Kind: wrote, At: looked, Op: op, Name: name, Token: token, Of: n})
+	c.out.write(record{Kind: wrote, At: looked, Op: op, Name: c.cfg.Prefix + name, Token: token, Of: n})
 	<-answer
 }
 

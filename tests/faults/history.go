@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"sync"
 )
 
@@ -27,6 +28,8 @@ type operation struct {
 	told       []string   // by a Watch
 	via        *operation // that made the client
 	closing    *operation // of one that made a client: the end of that
+	under      *operation // of a guarded write: that took the lock
+	with       *operation // the other of a DoAll
 }
 
 // hold is a lock that a client knew it had.
@@ -36,7 +39,10 @@ type hold struct {
 	end        instant    // when it first saw that it could not; 0: never
 	done       instant    // when Done was seen closed; 0: never
 	lost       bool       // before it was released
-	release    *operation // nil: none
+	unasked    bool       // it ended before its holder began to give it back
+	cause      string     // that its Report gives; "": there is no Report, or it was killed
+	release    *operation // the first of back, or Close if that came before; nil: none
+	back       []*operation
 }
 
 // write is what a holder wrote to the store.
@@ -69,11 +75,21 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until, via: by.ops[r.Via]}
 		by.ops[r.Op] = op
 		h.ops = append(h.ops, op)
+		if op.what == bothThen {
+			op.with = by.ops[r.Of]
+			op.with.with = op
+		}
 		if op.what == closes {
 			by.ops[r.Of].closing = op
 		}
-		if hold := h.holds[by.ops[r.Of]]; hold != nil && hold.release == nil { // else Close was first
-			hold.release = op
+		hold := h.holds[by.ops[r.Of]]
+		switch {
+		case hold == nil || op.takes(): // of a DoAll
+		case op.what == guarded:
+			op.under = hold.operation
+		default:
+			hold.back = append(hold.back, op)
+			hold.release = cmp.Or(hold.release, op) // Close may have been first
 		}
 	case returned:
 		op := by.ops[r.Op]
@@ -83,7 +99,7 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 			h.holds[op] = &hold{operation: op}
 		case op.reads():
 			op.value = r.Value
-		case op.watches():
+		case op.watches() || op.what == leads:
 			op.until = r.From
 		}
 		if hold := h.holds[by.ops[r.Of]]; hold != nil && r.Outcome == lost {
@@ -91,7 +107,8 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		}
 	case ended:
 		hold := h.holds[by.ops[r.Op]]
-		hold.last, hold.end, hold.done, hold.lost = r.From, r.At, r.Done, hold.lost || r.Lost
+		hold.last, hold.end, hold.done, hold.unasked, hold.cause = r.From, r.At, r.Done, r.Lost, r.Cause
+		hold.lost = hold.lost || r.Lost || r.Cause == lost
 		if c := hold.closed(); c != nil && !hold.lost && (hold.release == nil || hold.release.call > c.call) {
 			hold.release = c
 		}
@@ -122,8 +139,20 @@ func (h *history) kill(by *incarnation) {
 	by.killed = now()
 }
 
-// closes is the operation that ends a client, and gives back all that it holds.
-const closes = "close"
+const (
+	// closes is the operation that ends a client, and gives back all that it holds.
+	closes = "close"
+	// again is an Unlock of the Report of a hold that is over: it finds nothing to do.
+	again = "unlock again"
+	// guarded is a write to etcd that depends on the Guard of a hold. Its token is the revision at which etcd decided.
+	guarded = "guarded write"
+	// both takes the first lock of a DoAll, by the order of their keys, and bothThen the second.
+	both     = "both"
+	bothThen = "both, then"
+	// leads is a call of Lead, and reigns what takes the lock for it, every time.
+	leads  = "lead"
+	reigns = "reign"
+)
 
 // closed is the end of the client whose operation this is; nil if it was not closed.
 func (o *operation) closed() *operation {
@@ -134,11 +163,22 @@ func (o *operation) closed() *operation {
 }
 
 // takes says whether an operation takes a lock.
-func (o *operation) takes() bool { return o.what == "lock" || o.what == "wait" || o.what == "do" }
+func (o *operation) takes() bool { return o.what == "lock" || o.what == "wait" || o.inside() }
 
 func (o *operation) releases() bool {
-	return o.what == "unlock" || o.what == "push" || o.what == "quit" || o.what == "done"
+	return o.unlocks() || o.what == again || o.what == "push" || o.what == "quit" || o.what == "done"
 }
+
+// inside says whether an operation runs a function while the lock is held, which sees no Report.
+func (o *operation) inside() bool {
+	return o.what == "do" || o.what == both || o.what == bothThen || o.what == reigns
+}
+
+// wants says whether an operation may have the lock put in etcd.
+func (o *operation) wants() bool { return o.takes() || o.what == leads }
+
+// unlocks says whether an operation gives back a lock by Unlock, of the client or of the Report.
+func (o *operation) unlocks() bool { return o.what == "unlock" || o.what == "unlock hold" }
 
 func (o *operation) reads() bool { return o.what == "get" || o.what == "inspect" }
 

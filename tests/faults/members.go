@@ -22,6 +22,7 @@ var members = lane{"members", []kind{
 	{"member silent to clients", anyMember(behind((*etcdtest.Proxy).Swallow, etcdtest.ToClient))},
 	{"member far from clients", anyMember(behind(func(p *etcdtest.Proxy, _ ...etcdtest.Direction) { p.Delay(100 * time.Millisecond) }))},
 	{"member replaced by an empty one", follower(wiped)},
+	{"member replaced by a learner", follower(relearned)},
 	{quorumLost, leader(withOthers)},
 }}
 
@@ -114,6 +115,31 @@ func wiped(c *campaign, _ context.Context, _ *fault, m int) error {
 	return c.withoutAuth(func() error {
 		return errors.Join(c.cluster.Kill(m), insist(func(context.Context) error { return c.cluster.Wipe(m) }))
 	})
+}
+
+// relearned is wiped, but the new member is a learner for a while, which serves nobody, before it is promoted.
+func relearned(c *campaign, ctx context.Context, f *fault, m int) error {
+	return c.withoutAuth(func() error {
+		err := errors.Join(c.cluster.Kill(m), insist(func(context.Context) error { return c.cluster.Learner(m) }))
+		sleep(ctx, f.length)
+		return errors.Join(err, insist(c.promote))
+	})
+}
+
+// promote makes voters of all learners.
+func (c *campaign) promote(ctx context.Context) error {
+	list, err := c.etcd.MemberList(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range list.Members {
+		if m.IsLearner {
+			if _, err := c.etcd.MemberPromote(ctx, m.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // behind is a bad network between a member and all clients.

@@ -82,7 +82,7 @@ func (j *judgement) story(name string) (ops []porcupine.Operation) {
 		case j.c.subject != ours || op.ret == 0: // what mutexes that gave up leave behind, nobody knows
 		case op.reads() && op.outcome == ok:
 			add(op.by.number, step{kind: reading, value: op.value}, op.call, op.ret)
-		case op.outcome == denied && !j.busy(op):
+		case op.outcome == denied && op.what != guarded && !j.busy(op):
 			add(op.by.number, step{kind: refuse}, op.call, op.ret)
 		}
 	}
@@ -123,7 +123,7 @@ func (j *judgement) busy(op *operation) bool {
 		if o.what == "push" || o.what == "quit" {
 			end = end.add(timeout) // what was received from quit is carried out in the background
 		}
-		return o != op && o.by == op.by && (o.takes() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
+		return o != op && o.by == op.by && (o.wants() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
 	})
 }
 
@@ -170,7 +170,7 @@ func (j *judgement) tell(name string) {
 			if e.value == "" {
 				continue
 			}
-			current = &tenure{token: e.rev, value: e.value, lease: e.lease, known: byToken[e.rev], by: j.byValue[e.value], to: e.seen, endTo: endless}
+			current = &tenure{token: e.rev, value: e.value, lease: e.lease, known: byToken[e.rev], by: j.byValue[put{name, e.value}], to: e.seen, endTo: endless}
 			if h := current.known; h != nil {
 				current.by = h.operation
 				current.to = min(e.seen, h.ret)
@@ -194,7 +194,7 @@ func (j *judgement) ending(t *tenure) {
 	if h == nil {
 		return
 	}
-	if r := h.release; r != nil && r.outcome == ok && (r.what == "unlock" || r.what == "done" || r.what == closes) {
+	if r := h.release; r != nil && r.outcome == ok && (r.unlocks() || r.what == "done" || r.what == closes) {
 		t.endTo = min(t.endTo, r.ret)
 	}
 	switch cause := j.interference(t); {

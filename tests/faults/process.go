@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
@@ -16,7 +17,7 @@ import (
 type slot struct {
 	number  int
 	proxies []*etcdtest.Proxy // one for each member
-	now     *process          // used by the lane of the clients, and by nobody else before that has ended
+	now     *process          // the lane of the clients changes it, with campaign.mu held; other lanes read it with that
 }
 
 // process is a client process, seen from the parent.
@@ -56,8 +57,8 @@ func (c *campaign) spawn(s *slot, number int) error {
 	}
 	c.mu.Lock()
 	c.incarnations = append(c.incarnations, p.incarnation)
-	c.mu.Unlock()
 	s.now = p
+	c.mu.Unlock()
 	go func() { // ends with the process
 		defer close(p.gone)
 		c.listen(p, out)
@@ -67,10 +68,22 @@ func (c *campaign) spawn(s *slot, number int) error {
 	for _, proxy := range s.proxies {
 		endpoints = append(endpoints, proxy.URL())
 	}
-	return p.in.write(order{Config: &config{
+	cfg := config{
 		Subject: c.subject, Endpoints: endpoints, User: c.user, TTL: ttl, Timeout: timeout,
 		Seed: c.seed<<16 + uint64(number), Value: fmt.Sprintf("p%d", number), Hot: c.hot, Cold: c.cold,
-	}})
+	}
+	if number%2 == 1 && c.subject == ours {
+		cfg.Prefix, cfg.Hot, cfg.Cold = prefix, below(prefix, c.hot), below(prefix, c.cold)
+	}
+	return p.in.write(order{Config: &cfg})
+}
+
+// below are names as a client with a prefix knows them.
+func below(prefix string, names []string) (short []string) {
+	for _, name := range names {
+		short = append(short, strings.TrimPrefix(name, prefix))
+	}
+	return short
 }
 
 // listen takes in what a process tells, to the end.

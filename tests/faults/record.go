@@ -52,9 +52,10 @@ type record struct {
 	Outcome string  `json:"outcome,omitempty"`
 	Token   int64   `json:"token,omitempty"`
 	Error   string  `json:"error,omitempty"`
-	From    instant `json:"from,omitempty"` // end: the last moment at which Held said yes; stall: its beginning
-	Done    instant `json:"done,omitempty"` // end: when Done was seen closed
-	Lost    bool    `json:"lost,omitempty"` // end: though it was not released
+	From    instant `json:"from,omitempty"`  // end: the last moment at which Held said yes; stall: its beginning
+	Done    instant `json:"done,omitempty"`  // end: when Done was seen closed
+	Lost    bool    `json:"lost,omitempty"`  // end: though it was not released
+	Cause   string  `json:"cause,omitempty"` // end: that its Report gives
 
 	Vitals *vitals `json:"vitals,omitempty"`
 }
@@ -75,13 +76,14 @@ const (
 
 // The outcomes of operations.
 const (
-	ok      = "ok"
-	denied  = "denied"   // somebody else has the lock
-	expired = "ended"    // with its ctx
-	lost    = "lost"     // the lock, or the place in the line
-	notHeld = "not held" // nothing to release
-	closed  = "closed"   // the client was
-	failed  = "error"    // anything else: it may have been carried out
+	ok       = "ok"
+	denied   = "denied"   // somebody else has the lock
+	expired  = "ended"    // with its ctx
+	lost     = "lost"     // the lock, or the place in the line
+	notHeld  = "not held" // nothing to release
+	released = "released" // a cause, and no outcome
+	closed   = "closed"   // the client was
+	failed   = "error"    // anything else: it may have been carried out
 )
 
 // order is a line that the parent writes to a client process.
@@ -89,8 +91,9 @@ type order struct {
 	Config   *config `json:"config,omitempty"` // the first line
 	Answer   int     `json:"answer,omitempty"` // to the write of this number
 	Accepted bool    `json:"accepted,omitempty"`
-	Finish   bool    `json:"finish,omitempty"` // end the work
-	Close    bool    `json:"close,omitempty"`  // and the client
+	Silence  bool    `json:"silence,omitempty"` // to the watches that are open
+	Finish   bool    `json:"finish,omitempty"`  // end the work
+	Close    bool    `json:"close,omitempty"`   // and the client
 }
 
 // lines writes JSON lines; they are complete and in order, whoever writes.

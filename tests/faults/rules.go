@@ -39,7 +39,7 @@ type judgement struct {
 
 	names   []string
 	byName  map[string][]*operation
-	byValue map[string]*operation
+	byValue map[put]*operation // the first, of those of a Lead
 	holds   map[string][]*hold // by name, in the order of tokens
 	events  map[string][]event // by name, in order
 	tenures map[string][]*tenure
@@ -47,16 +47,20 @@ type judgement struct {
 	unlucky map[*fault]int64 // which lease was lost to it by bad luck, see reason
 }
 
+// put is what a client puts in etcd.
+type put struct{ name, value string }
+
 func judge(c *campaign) *judgement {
-	j := &judgement{c: c, losses: map[string]int{}, byName: map[string][]*operation{}, byValue: map[string]*operation{},
+	j := &judgement{c: c, losses: map[string]int{}, byName: map[string][]*operation{}, byValue: map[put]*operation{},
 		holds: map[string][]*hold{}, events: map[string][]event{}, tenures: map[string][]*tenure{}, outages: c.observer.outages(),
 		unlucky: map[*fault]int64{}}
 	for _, op := range c.history.ops {
 		if op.name != "" {
 			j.byName[op.name] = append(j.byName[op.name], op)
 		}
-		if op.takes() {
-			j.byValue[op.value] = op
+		if op.wants() {
+			at := put{op.name, op.value}
+			j.byValue[at] = cmp.Or(j.byValue[at], op)
 		}
 	}
 	for _, h := range c.history.holds {
@@ -95,6 +99,10 @@ func judge(c *campaign) *judgement {
 	if c.subject == ours {
 		j.errorsHaveReasons()
 		j.doneCloses()
+		j.causesAreTrue()
+		j.guardsHold()
+		j.takenInOrder()
+		j.leadersLead()
 		j.closedByClose()
 		j.watchesTellTheTruth()
 	}
@@ -110,7 +118,7 @@ func (j *judgement) oneOwner(name string) {
 	all := j.tenures[name]
 	for i, t := range all {
 		h := t.known
-		if h == nil || h.last == 0 || j.interference(t) != nil {
+		if h == nil || h.last == 0 || j.interference(t) != nil || j.interfered(j.other(h)) {
 			continue
 		}
 		for _, next := range all[i+1:] {
@@ -182,7 +190,7 @@ func (j *judgement) tokensGrow(name string) {
 func (j *judgement) nobodyStranded(name string) {
 	tenures := j.tenures[name]
 	for _, op := range j.byName[name] {
-		if op.outcome != expired || !op.takes() {
+		if op.outcome != expired || !op.wants() || op.what == bothThen { // which waits for the first of the two, before
 			continue
 		}
 		for i := 0; i <= len(tenures); i++ {
@@ -210,7 +218,7 @@ func (j *judgement) troubled(by *incarnation, s span) bool {
 }
 
 // unnoticed is what may trouble nobody.
-var unnoticed = []string{compaction, defragmentation, authSwitched, tokenExpired}
+var unnoticed = []string{compaction, defragmentation, authSwitched, tokenExpired, slowNetwork, farMember, narrowNetwork, silentWatches}
 
 // lossesHaveReasons: what a cluster survives, a lock survives.
 func (j *judgement) lossesHaveReasons() {
@@ -220,6 +228,9 @@ func (j *judgement) lossesHaveReasons() {
 				continue
 			}
 			reason := j.reason(t)
+			if o := j.other(t.known); reason == "" && o != nil { // its function was told of the loss of that
+				reason = j.reason(j.tenure(o))
+			}
 			if j.losses[reason]++; reason == "" && j.c.subject == ours {
 				j.violate("lost without a reason", name, t.known.last, "p%d lost token %d", t.known.by.number, t.token)
 			}
@@ -232,7 +243,7 @@ func (j *judgement) callsEnd() {
 	for _, op := range j.c.history.ops {
 		limit := op.call.add(timeout + grace)
 		switch {
-		case op.watches() && op.until == 0:
+		case (op.watches() || op.what == leads) && op.until == 0:
 			limit = endless // its quit was never closed, or it ended by itself
 		case op.until != 0:
 			limit = max(op.until, op.call).add(prompt) // it may have been stopped before the call
@@ -255,7 +266,7 @@ func (j *judgement) callsEnd() {
 // error because the history was compacted, or a member defragmented.
 func (j *judgement) errorsHaveReasons() {
 	for _, op := range j.c.history.ops {
-		if op.outcome != failed {
+		if op.outcome != failed || op.what == guarded { // which is sent by etcd's own client
 			continue
 		}
 		if strings.Contains(op.err, "compacted") || !j.troubled(op.by, span{op.call, op.ret}) {
@@ -274,7 +285,7 @@ func (j *judgement) storeIsSafe() {
 			j.violate("late write accepted", w.h.name, w.at, "token %d after %d", w.h.token, highest[w.h.name])
 		case w.accepted:
 			highest[w.h.name] = w.h.token
-		case w.h.what == "do" && slack(w.h.by, w.looked.add(-prompt), w.at) > 0:
+		case w.h.inside() && slack(w.h.by, w.looked.add(-prompt), w.at) > 0:
 			// It was stopped between its look and its write, or just resumed: see grip.exact.
 		case w.at.sub(w.looked) < lead && !j.interfered(w.h):
 			j.violate("write of an owner refused", w.h.name, w.at, "p%d, token %d, %v after it saw that it holds",
@@ -284,14 +295,27 @@ func (j *judgement) storeIsSafe() {
 }
 
 func (j *judgement) interfered(h *hold) bool {
-	return slices.ContainsFunc(j.tenures[h.name], func(t *tenure) bool { return t.known == h && j.interference(t) != nil })
+	return h != nil && slices.ContainsFunc(j.tenures[h.name], func(t *tenure) bool { return t.known == h && j.interference(t) != nil })
+}
+
+// other is the other hold of a DoAll; nil: there is none.
+func (j *judgement) other(h *hold) *hold { return j.c.history.holds[h.with] }
+
+// tenure is what a hold is in etcd.
+func (j *judgement) tenure(h *hold) *tenure {
+	for _, t := range j.tenures[h.name] {
+		if t.known == h {
+			return t
+		}
+	}
+	return &tenure{token: h.token, known: h} // see keysStay
 }
 
 // doneCloses: Done and Held say the same, and Held is false after a release.
 func (j *judgement) doneCloses() {
 	for _, h := range j.c.history.holds {
 		switch {
-		case h.end == 0 || h.what == "do": // killed; Do gives no Done
+		case h.end == 0 || h.inside(): // killed; a function gets no Done
 		case h.done == 0:
 			j.violate("Done did not close", h.name, h.end, "p%d, token %d", h.by.number, h.token)
 		case h.done < h.last:
@@ -302,6 +326,114 @@ func (j *judgement) doneCloses() {
 		// A value that was received from quit is not more than that: the end comes right after it.
 		if r := h.release; r != nil && r.what != "push" && r.ret != 0 && h.last > r.ret {
 			j.violate("held after its release", h.name, h.last, "p%d, token %d, by %v", h.by.number, h.token, h.last.sub(r.ret))
+		}
+	}
+}
+
+// causesAreTrue: the Report of a hold that is over says truly why, and its Unlock says the same ever after.
+func (j *judgement) causesAreTrue() {
+	answers := map[string]string{released: notHeld, lost: lost, closed: closed}
+	for _, h := range j.c.history.holds {
+		if h.end == 0 || h.inside() {
+			continue
+		}
+		if wrong := wrongCause(h); wrong != "" {
+			j.violate("wrong cause", h.name, h.end, "p%d, token %d, cause %q: %s", h.by.number, h.token, h.cause, wrong)
+		}
+		for _, op := range h.back {
+			if op.what == again && op.ret != 0 && op.outcome != answers[h.cause] {
+				j.violate("wrong answer of an Unlock again", h.name, op.ret, "p%d, token %d, cause %q: %s %s", h.by.number, h.token,
+					h.cause, op.outcome, op.err)
+			}
+		}
+	}
+}
+
+// wrongCause says what is wrong with the cause that the Report of a hold gives, "" if nothing is.
+func wrongCause(h *hold) string {
+	switch c := h.closed(); {
+	case h.unasked && h.cause != lost:
+		return "it ended before anybody gave it back"
+	case h.cause == released:
+		if !slices.ContainsFunc(h.back, func(o *operation) bool { return o.what != again && o.call <= h.end }) {
+			return "nobody gave it back"
+		}
+	case h.cause == closed:
+		if c == nil || c.call > h.end {
+			return "nobody closed the client"
+		}
+	case h.cause == lost:
+		if slices.ContainsFunc(h.back, func(o *operation) bool { return o.unlocks() && o.outcome == ok }) {
+			return "its Unlock said nil"
+		}
+	default:
+		return "none of those that there are"
+	}
+	return ""
+}
+
+// guardsHold: a transaction that depends on the guard of a hold passes if and only if the key is as that hold has put it.
+func (j *judgement) guardsHold() {
+	for _, op := range j.c.history.ops {
+		if op.what != guarded || op.outcome != ok && op.outcome != denied {
+			continue
+		}
+		var key event // as it was when etcd decided
+		for _, e := range j.events[op.name] {
+			if e.rev > op.token {
+				break
+			}
+			key = e
+		}
+		owned := key.rev == op.under.token && key.value != ""
+		switch {
+		case op.outcome == ok && !owned:
+			j.violate("guard of a former owner passed", op.name, op.ret, "p%d, token %d, at revision %d; the key was of revision %d",
+				op.by.number, op.under.token, op.token, key.rev)
+		case op.outcome == denied && owned:
+			j.violate("guard of the owner refused", op.name, op.ret, "p%d, token %d, at revision %d", op.by.number, op.under.token, op.token)
+		}
+	}
+}
+
+// takenInOrder: of two locks that are taken together, all take the same one first, so that nobody waits for ever. The function
+// begins when both are held.
+func (j *judgement) takenInOrder() {
+	for _, second := range j.c.history.holds {
+		if second.what != bothThen {
+			continue
+		}
+		switch first := j.other(second); {
+		case first == nil && second.by.killed == 0:
+			j.violate("one of two locks", second.name, second.ret, "p%d, token %d", second.by.number, second.token)
+		case first != nil && first.token > second.token:
+			j.violate("two locks out of order", second.name, second.ret, "p%d got token %d of %s before token %d", second.by.number,
+				second.token, second.name, first.token)
+		}
+	}
+}
+
+// leadersLead: Lead goes on when a lock is lost, and after what may heal. It ends when its function has ended while it had the
+// lock, though it may find only then that the lock was gone; with its ctx; and with the client.
+func (j *judgement) leadersLead() {
+	last := map[put]*hold{}
+	for _, h := range j.c.history.holds {
+		at := put{h.name, h.value}
+		if l := last[at]; h.what == reigns && (l == nil || h.token > l.token) {
+			last[at] = h
+		}
+	}
+	for _, op := range j.c.history.ops {
+		if op.what != leads || op.ret == 0 {
+			continue
+		}
+		reign := last[put{op.name, op.value}]
+		switch {
+		case op.outcome == expired || op.outcome == closed:
+		case reign == nil:
+			j.violate("Lead ended", op.name, op.ret, "p%d never led: %s %s", op.by.number, op.outcome, op.err)
+		case op.outcome != ok && op.outcome != lost && op.outcome != failed || reign.unasked:
+			j.violate("Lead ended", op.name, op.ret, "p%d, token %d, lost: %v: %s %s", op.by.number, reign.token, reign.lost, op.outcome, op.err)
 		}
 	}
 }

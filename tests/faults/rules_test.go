@@ -46,6 +46,47 @@ func (s *scene) did(by *incarnation, what string, from, to int, r record) int {
 	return s.ops
 }
 
+// on is did, with another lock.
+func (s *scene) on(name string, by *incarnation, what string, from, to int, r record) int {
+	op := s.did(by, what, from, to, r)
+	by.ops[op].name = name
+	return op
+}
+
+// tookBoth are two locks that were taken together, and given back.
+func (s *scene) tookBoth(by *incarnation, from int, first, second int64) {
+	if s.observer.events["o"] == nil {
+		s.observer.events["o"] = map[int64]event{}
+	}
+	r := record{Value: fmt.Sprint("both", first), Outcome: ok, Token: first, Until: at(from + 5000)}
+	a := s.did(by, both, from, from+20, r)
+	r.Token, r.Of = second, a
+	b := s.on("o", by, bothThen, from, from+20, r)
+	s.etcd(from+5, first, r.Value)
+	s.observer.events["o"][second] = event{second, r.Value, 7, at(from + 10)}
+	s.etcd(from+95, second+10, "")
+	s.observer.events["o"][second+11] = event{second + 11, "", 7, at(from + 95)}
+	s.did(by, "done", from+90, from+100, record{Of: a, Outcome: ok})
+	s.on("o", by, "done", from+90, from+100, record{Of: b, Outcome: ok})
+	for _, op := range []int{a, b} {
+		s.history.add(by, record{Kind: ended, Op: op, From: at(from + 90), At: at(from + 95)})
+	}
+}
+
+// reigned is a reign of a Lead, to its end.
+func (s *scene) reigned(by *incarnation, from, to int, token int64, isLost bool) {
+	s.etcd(from+5, token, "leader")
+	op := s.did(by, reigns, from, from+10, record{Value: "leader", Outcome: ok, Token: token, Until: at(60_000)})
+	s.etcd(to-5, token+1, "")
+	outcome := ok
+	if isLost {
+		s.fault(keyDeleted, to-6, to-4).token = token
+		outcome = lost
+	}
+	s.did(by, "done", to-10, to, record{Of: op, Outcome: outcome, Until: at(60_000)})
+	s.history.add(by, record{Kind: ended, Op: op, From: at(to - 10), At: at(to - 9), Lost: isLost})
+}
+
 // etcd has a put of the key, or its deletion, with the value "".
 func (s *scene) etcd(ms int, rev int64, value string) {
 	if s.observer.events["n"] == nil {
@@ -67,8 +108,15 @@ func (s *scene) tookVia(by *incarnation, user, from, to int, token int64) int {
 }
 
 // over is the end of a hold: its holder last believed in it at that time.
-func (s *scene) over(by *incarnation, op, last int, lost bool) {
-	s.history.add(by, record{Kind: ended, Op: op, From: at(last), At: at(last + 5), Done: at(last + 3), Lost: lost})
+func (s *scene) over(by *incarnation, op, last int, isLost bool) {
+	cause := released
+	switch {
+	case isLost:
+		cause = lost
+	case s.history.holds[by.ops[op]].closed() != nil:
+		cause = closed
+	}
+	s.history.add(by, record{Kind: ended, Op: op, From: at(last), At: at(last + 5), Done: at(last + 3), Lost: isLost, Cause: cause})
 }
 
 // gave is a lock that was taken, and given back.
@@ -116,7 +164,7 @@ func TestRules(t *testing.T) {
 			delete(s.observer.events["n"], 10)
 			s.etcd(120, 10, "v10")
 			s.etcd(3500, 11, "")
-			s.history.add(a, record{Kind: ended, Op: op, At: at(6001), Done: at(6001), Lost: true})
+			s.history.add(a, record{Kind: ended, Op: op, At: at(6001), Done: at(6001), Lost: true, Cause: lost})
 		}, nil},
 		{"two owners", func(s *scene) {
 			a, b := s.client(), s.client()
@@ -246,14 +294,14 @@ func TestRules(t *testing.T) {
 			op := s.took(a, 100, 110, 10)
 			s.etcd(195, 11, "")
 			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
-			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195)})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Cause: released})
 		}, []string{"Done did not close"}},
 		{"Done too early", func(s *scene) {
 			a := s.client()
 			op := s.took(a, 100, 110, 10)
 			s.etcd(195, 11, "")
 			s.did(a, "unlock", 190, 200, record{Of: op, Outcome: ok})
-			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(180)})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(180), Cause: released})
 		}, []string{"held after Done"}},
 		{"held after Unlock", func(s *scene) {
 			a := s.client()
@@ -308,7 +356,7 @@ func TestRules(t *testing.T) {
 			s.etcd(3500, 11, "")
 			s.gave(b, 3600, 3700, 20)
 			s.did(a, closes, 6001, 6010, record{Of: u, Outcome: ok})
-			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true, Cause: lost})
 		}, nil},
 		{"killed in the middle of Close", func(s *scene) {
 			a, b := s.client(), s.client()
@@ -409,6 +457,151 @@ func TestRules(t *testing.T) {
 			s.fault(authSwitched, 100, 200)
 			s.did(s.client(), "wait", 100, 150, record{Value: "v", Outcome: failed, Error: "no", Until: at(1000)})
 		}, []string{"error without a reason"}},
+		{"what a Report says", func(s *scene) {
+			a := s.client()
+			for i, what := range []string{"unlock hold", "push"} {
+				from, token := 100+1000*i, int64(10+10*i)
+				op := s.took(a, from, from+10, token)
+				s.etcd(from+95, token+1, "")
+				s.did(a, what, from+90, from+100, record{Of: op, Outcome: ok})
+				s.over(a, op, from+90, false)
+				s.did(a, again, from+110, from+111, record{Of: op, Outcome: notHeld, Until: at(from + 110)})
+			}
+			op := s.took(a, 3000, 3010, 30)
+			s.fault(keyDeleted, 3099, 3101).token = 30
+			s.etcd(3100, 31, "")
+			s.over(a, op, 3101, true)
+			s.did(a, "unlock hold", 3200, 3201, record{Of: op, Outcome: lost})
+			s.did(a, again, 3210, 3211, record{Of: op, Outcome: lost, Until: at(3210)})
+		}, nil},
+		{"given back by the Unlock of another hold", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			op := s.took(a, 300, 310, 20)
+			s.did(a, again, 390, 410, record{Of: 1, Outcome: ok, Until: at(390)})
+			s.etcd(400, 21, "")
+			s.history.add(a, record{Kind: ended, Op: op, From: at(390), At: at(395), Done: at(393), Lost: true, Cause: released})
+			s.did(a, "unlock hold", 450, 451, record{Of: op, Outcome: notHeld})
+		}, []string{"lost without a reason", "wrong answer of an Unlock again", "wrong cause"}},
+		{"released, and nobody gave it back", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.fault(keyDeleted, 199, 201).token = 10
+			s.etcd(200, 11, "")
+			s.history.add(a, record{Kind: ended, Op: op, From: at(200), At: at(205), Done: at(203), Cause: released})
+		}, []string{"wrong cause"}},
+		{"lost, and given back all the same", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.fault(leaseRevoked, 194, 196).lease = 7
+			s.etcd(195, 11, "")
+			s.did(a, "unlock hold", 190, 200, record{Of: op, Outcome: ok})
+			s.over(a, op, 190, true)
+		}, []string{"wrong cause"}},
+		{"closed, without a Close", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock hold", 190, 200, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(193), Cause: closed})
+		}, []string{"wrong cause"}},
+		{"over without a cause", func(s *scene) {
+			a := s.client()
+			op := s.took(a, 100, 110, 10)
+			s.etcd(195, 11, "")
+			s.did(a, "unlock hold", 190, 200, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(190), At: at(195), Done: at(193), Cause: ok})
+		}, []string{"wrong cause"}},
+		{"an Unlock again that asks etcd", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(a, again, 300, 450, record{Of: 1, Outcome: notHeld, Until: at(300)})
+		}, []string{"call ended late"}},
+		{"guarded writes", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(b, 300, 400, 20)
+			s.did(a, guarded, 150, 160, record{Of: 1, Outcome: ok, Token: 10})
+			s.did(a, guarded, 210, 220, record{Of: 1, Outcome: denied, Token: 11})
+			s.did(a, guarded, 310, 320, record{Of: 1, Outcome: denied, Token: 25})
+			s.did(a, guarded, 310, 320, record{Of: 1, Outcome: failed, Error: "no"})
+		}, nil},
+		{"a guarded write of a former owner", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.gave(a, 100, 200, 10)
+			s.gave(b, 300, 400, 20)
+			s.did(a, guarded, 310, 320, record{Of: 1, Outcome: ok, Token: 20})
+		}, []string{"guard of a former owner passed"}},
+		{"a guarded write of the owner, refused", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(a, guarded, 150, 160, record{Of: 1, Outcome: denied, Token: 10})
+		}, []string{"guard of the owner refused"}},
+		{"two locks taken together", func(s *scene) {
+			s.tookBoth(s.client(), 100, 10, 11)
+			s.tookBoth(s.client(), 300, 30, 31)
+		}, nil},
+		{"two locks taken in any order", func(s *scene) {
+			s.tookBoth(s.client(), 100, 11, 10)
+		}, []string{"two locks out of order"}},
+		{"two locks, and only one is held", func(s *scene) {
+			a := s.client()
+			op := s.did(a, both, 100, 110, record{Value: "v", Outcome: failed})
+			s.fault(quorumLost, 100, 110)
+			s.did(a, bothThen, 100, 110, record{Value: "v", Outcome: ok, Token: 10, Of: op})
+			s.etcd(105, 10, "v")
+			s.etcd(200, 11, "")
+			s.did(a, "done", 190, 210, record{Of: op + 1, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op + 1, From: at(190), At: at(195)})
+		}, []string{"one of two locks"}},
+		{"a wait for the second of two locks", func(s *scene) {
+			a := s.client()
+			op := s.on("o", a, both, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
+			s.did(a, bothThen, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000), Of: op})
+			s.observer.events["o"] = map[int64]event{10: {10, "v", 7, at(110)}, 11: {11, "", 7, at(4990)}}
+		}, nil},
+		{"a wait for two locks that are free", func(s *scene) {
+			a := s.client()
+			op := s.did(a, both, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
+			s.on("o", a, bothThen, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000), Of: op})
+		}, []string{"stranded waiter"}},
+		{"a leader that loses the lock, and leads again", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.did(a, leads, 100, 500, record{Value: "leader", Outcome: ok, From: at(9000)})
+			s.reigned(a, 100, 200, 10, true)
+			s.reigned(a, 200, 500, 20, false)
+			s.gave(b, 510, 600, 30)
+			s.did(b, leads, 400, 450, record{Value: "w", Outcome: expired, From: at(450)})
+			s.did(b, leads, 400, 0, record{Value: "x"})
+			b.killed = at(30_000)
+		}, nil},
+		{"a Lead that ends when the lock is lost", func(s *scene) {
+			a := s.client()
+			s.did(a, leads, 100, 210, record{Value: "leader", Outcome: lost, Error: "lost", From: at(9000)})
+			s.reigned(a, 100, 200, 10, true)
+		}, []string{"Lead ended"}},
+		{"a Lead that ends for what heals", func(s *scene) {
+			s.fault(quorumLost, 100, 200)
+			s.did(s.client(), leads, 100, 210, record{Value: "leader", Outcome: failed, Error: "no leader", From: at(9000)})
+		}, []string{"Lead ended"}},
+		{"a Lead that does not end with its ctx", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.did(a, leads, 200, 1150, record{Value: "leader", Outcome: expired, From: at(1000)})
+			s.gave(b, 100, 1200, 10)
+		}, []string{"call ended late"}},
+		{"a Lead that waits for what is free", func(s *scene) {
+			s.did(s.client(), leads, 100, 5000, record{Value: "leader", Outcome: expired, From: at(5000)})
+		}, []string{"stranded waiter"}},
+		{"the network is no excuse", func(s *scene) {
+			a := s.client()
+			for _, k := range network.kinds {
+				s.fault(k.name, 100, 5000)
+			}
+			s.over(a, s.took(a, 100, 110, 10), 3000, true)
+			s.etcd(3300, 11, "")
+			s.did(a, "lock", 3400, 3500, record{Value: "v", Outcome: failed, Error: "no"})
+			s.did(a, "wait", 4000, 9000, record{Value: "w", Outcome: expired, Until: at(9000)})
+		}, []string{"error without a reason", "lost without a reason", "stranded waiter"}},
 		{"things left behind", func(s *scene) {
 			a := s.client()
 			s.client().bye = false
@@ -459,7 +652,7 @@ func TestLongLine(t *testing.T) {
 
 // The schedule is the seed's, and has everything in it.
 func TestSchedule(t *testing.T) {
-	for _, l := range []lane{members, clients, outsiders} {
+	for _, l := range []lane{members, clients, outsiders, network} {
 		one, same, other := l.draw(1), l.draw(1), l.draw(2)
 		kinds := map[string]bool{}
 		differ := false

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -33,6 +34,14 @@ type holding struct {
 	doneAt   instant
 	over     chan struct{} // closed when it is over, and that was told
 	quit     chan struct{} // ends the wait for done
+}
+
+// why is the cause that the Report of a hold that has ended gives, "" where there is no Report.
+func (h *holding) why() string {
+	if h.cause == nil {
+		return ""
+	}
+	return outcome(context.Background(), h.cause())
 }
 
 // hold begins to look at a hold.
@@ -125,7 +134,7 @@ func (s *sampler) run(over <-chan struct{}) {
 				h.told, h.lost = at, !h.released
 			}
 			if h.tries++; h.done == nil || h.doneAt != 0 || h.tries > doneTries {
-				s.c.out.write(record{Kind: ended, At: h.told, Op: h.op, From: h.last, Done: h.doneAt, Lost: h.lost})
+				s.c.out.write(record{Kind: ended, At: h.told, Op: h.op, From: h.last, Done: h.doneAt, Lost: h.lost, Cause: h.why()})
 				close(h.over)
 				close(h.quit)
 				delete(s.holds, h)

@@ -19,6 +19,11 @@ type grip struct {
 	exact bool
 	done  <-chan struct{}
 	own   any // the subject's
+
+	// What else a Report does; nil where there is none.
+	unlock func() error
+	cause  func() error
+	guard  func() clientv3.Cmp
 }
 
 // subject is what the campaign tries.
@@ -49,6 +54,8 @@ func outcome(ctx context.Context, err error) string {
 		return expired
 	case errors.Is(err, locker.ErrLost):
 		return lost
+	case errors.Is(err, locker.ErrReleased):
+		return released
 	case errors.Is(err, locker.ErrNotHeld):
 		return notHeld
 	case errors.Is(err, locker.ErrClosed):
@@ -69,7 +76,7 @@ func newLocker(cfg config, cli *clientv3.Client) (subject, error) {
 	if cli == nil {
 		c, err = locker.New(cfg.Endpoints, seconds(cfg.Timeout), seconds(cfg.TTL), context.Background())
 	} else {
-		c, err = locker.NewFromClient(context.Background(), cli, seconds(cfg.TTL))
+		c, err = locker.NewFromClient(context.Background(), cli, seconds(cfg.TTL), locker.WithPrefix(cfg.Prefix))
 	}
 	return lockers{c, cli}, err
 }
@@ -87,7 +94,8 @@ func (l lockers) wait(ctx context.Context, name, value string, quit <-chan bool)
 func gripOf(r locker.Report) (grip, error) {
 	switch {
 	case r.Msg == locker.Success && r.Err == nil:
-		return grip{token: r.Token, held: r.Held, exact: true, done: r.Done}, nil
+		return grip{token: r.Token, held: r.Held, exact: true, done: r.Done,
+			unlock: r.Unlock, cause: r.Cause, guard: r.Guard}, nil
 	case r.Msg == locker.Fail && r.Err != nil:
 		return grip{}, r.Err
 	case r.Msg == locker.Fail:

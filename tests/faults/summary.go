@@ -34,7 +34,7 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 			struck[f.kind] = s
 		}
 	}
-	for _, l := range []lane{members, clients, outsiders, authentication} {
+	for _, l := range []lane{members, clients, outsiders, network, authentication} {
 		for _, k := range l.kinds {
 			fmt.Fprintf(t, "%s\t%d\t%.0f\n", k.name, struck[k.name].n, struck[k.name].time.Seconds())
 		}

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/PumpkinSeed/locker"
 )
 
 // user is one client of the subject's; its process may have several.
@@ -42,7 +44,12 @@ func (u *user) close() {
 }
 
 func (u *user) call(what, name, value string, until instant, of int) call {
-	return u.begin(record{What: what, Name: name, Value: value, Until: until, Of: of, Via: u.id})
+	return u.callAt(0, what, name, value, until, of)
+}
+
+// callAt is a call that began at that moment; 0: now.
+func (u *user) callAt(at instant, what, name, value string, until instant, of int) call {
+	return u.begin(record{At: at, What: what, Name: name, Value: value, Until: until, Of: of, Via: u.id})
 }
 
 // guests are the goroutines of a user that comes and goes.
@@ -65,14 +72,18 @@ func (w *worker) visit() {
 					return
 				case <-time.After(g.upTo(40 * time.Millisecond)):
 				}
-				switch dice := g.rng.IntN(10); {
+				own, _ := g.subject.(lockers)
+				switch dice := g.rng.IntN(12); {
 				case dice < 4:
 					g.lock()
-				case dice < 8:
+				case dice < 8 || own.Client == (locker.Client{}):
 					g.wait()
-				default:
-					own, _ := g.subject.(lockers)
+				case dice < 10:
 					g.do(own)
+				case dice < 11:
+					g.both(own)
+				default:
+					g.lead(own)
 				}
 			}
 		})

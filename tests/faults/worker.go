@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // worker is a goroutine that uses locks as its seed says.
@@ -33,8 +34,12 @@ func (w *worker) run() {
 			w.lock()
 		case dice < 65 || own.Client == (locker.Client{}):
 			w.wait()
-		case dice < 78:
+		case dice < 72:
 			w.do(own)
+		case dice < 75:
+			w.both(own)
+		case dice < 78:
+			w.lead(own)
 		case dice < 90:
 			w.read(own)
 		case dice < 95:
@@ -117,18 +122,59 @@ func (w *worker) wait() {
 func (w *worker) use(h *holding, name string, quit chan bool) {
 	term, way := w.term(name), w.rng.IntN(4)
 	w.keep(h, name, term, h.done)
-	if _, own := w.subject.(lockers); !own {
-		way = 0
-	}
-	switch way {
-	case 0, 1:
+	own, ok := w.subject.(lockers)
+	if !ok {
 		w.unlock(h, name)
-	case 2:
+		return
+	}
+	w.guarded(own, h, name)
+	switch {
+	case way == 0 && h.held(): // else another goroutine of this client may hold it by now, under the same name
+		w.unlock(h, name)
+	case way <= 1:
+		op := w.call("unlock hold", name, "", 0, h.op)
+		w.sampler.releasing(h)
+		op.done(context.Background(), h.grip.unlock())
+		<-h.over
+	case way == 2:
 		w.push(h, name, quit)
-	case 3:
+	default:
 		w.quit([]*holding{h}, []string{name}, quit)
 	}
+	if w.rng.IntN(3) == 0 {
+		w.again(own, h, name)
+	}
 }
+
+// again uses the Report of a hold that is over, when another may hold the lock, another goroutine of this client perhaps.
+func (w *worker) again(own lockers, h *holding, name string) {
+	time.Sleep(w.upTo(20 * time.Millisecond))
+	op := w.call(again, name, "", now(), h.op) // at once: it sends nothing
+	op.done(context.Background(), h.grip.unlock())
+	w.guarded(own, h, name)
+}
+
+// guarded writes to etcd under the guard of a hold, that may be over.
+func (w *worker) guarded(own lockers, h *holding, name string) {
+	if own.etcd == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	op := w.call(guarded, name, "", 0, h.op)
+	resp, err := own.etcd.Txn(ctx).If(h.guard()).Then(clientv3.OpPut(guardedPrefix+name, w.cfg.Value)).Commit()
+	if err != nil {
+		op.done(ctx, err)
+		return
+	}
+	if !resp.Succeeded {
+		err = errDenied
+	}
+	op.took(ctx, now(), resp.Header.Revision, err)
+}
+
+// guardedPrefix is where guarded writes go.
+const guardedPrefix = "guarded/"
 
 func (u *user) unlock(h *holding, name string) {
 	op := u.call("unlock", name, "", 0, h.op)
@@ -186,37 +232,6 @@ func (c *client) keep(h *holding, name string, term time.Duration, done <-chan s
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-// do takes a lock by Do. The moment at which its function begins counts as the end of the taking, its end as the
-// beginning of the release.
-func (w *worker) do(own lockers) {
-	name, value, patience := w.name(), w.value(), w.patience()
-	term := w.term(name)
-	ctx, cancel := context.WithTimeout(context.Background(), patience+2*w.cfg.TTL) // bounds fn too, here
-	defer cancel()
-	taking := w.call("do", name, value, now().add(patience+2*w.cfg.TTL), 0)
-	var h *holding
-	var releasing call
-	err := own.Do(ctx, name, value, func(inner context.Context, token int64) error {
-		at := now()
-		taking.took(ctx, at, token, nil)
-		var over atomic.Bool
-		h = w.sampler.hold(w.user, taking.id, grip{token: token, held: func() bool {
-			return !over.Load() && !errors.Is(context.Cause(inner), locker.ErrLost)
-		}})
-		w.keep(h, name, term, inner.Done())
-		releasing = w.call("done", name, "", 0, taking.id)
-		w.sampler.releasing(h)
-		over.Store(true)
-		return nil
-	})
-	if h == nil {
-		taking.done(ctx, err)
-		return
-	}
-	releasing.done(context.Background(), err)
-	<-h.over
 }
 
 // crowd takes many locks at once, keeps them all, and gives them back together.
