@@ -67,9 +67,9 @@ func TestPausedHolder(t *testing.T) {
 		for _, r := range []*register{&blind, &fenced} {
 			require.True(t, r.write(h.token, r.value+1))
 		}
-		require.NoError(t, process.Signal(syscall.SIGCONT))
-		_, err := io.WriteString(stdin, "go on\n")
+		_, err := io.WriteString(stdin, "go on\n") // first, so that it looks before anything has reached it
 		require.NoError(t, err)
+		require.NoError(t, process.Signal(syscall.SIGCONT))
 		held := say[bool](t, lines, "held")
 		t.Log("believes in its lock after the pause:", held)
 		if subject == "locker" {
