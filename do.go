@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	"github.com/PumpkinSeed/locker/internal/hedge"
 	"github.com/PumpkinSeed/locker/internal/syncutil"
 )
@@ -113,12 +115,13 @@ func (c Client) Lead(ctx context.Context, name, value string, fn func(ctx contex
 	}
 }
 
-// heals reports whether an attempt to take a lock that has failed may succeed later.
+// heals reports whether an attempt to take a lock that has failed may succeed later. It may after the end of the lease that it
+// was made with, whatever ended that; and an operator can give etcd room.
 func heals(err error) bool {
 	for _, final := range []error{ErrClosed, ErrInvalidName, ErrInvalidValue} {
 		if errors.Is(err, final) {
 			return false
 		}
 	}
-	return hedge.Classify(err).Transient
+	return errors.Is(err, ErrLost) || errors.Is(err, rpctypes.ErrNoSpace) || hedge.Classify(err).Transient
 }

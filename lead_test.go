@@ -3,14 +3,17 @@ package locker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
+	"github.com/PumpkinSeed/locker/internal/lease"
 )
 
 var errOwn = errors.New("fn's own")
@@ -207,4 +210,39 @@ func TestLead_OutlivesAnOutage(t *testing.T) {
 	require.Empty(t, led)
 	net.Heal()
 	require.Equal(t, errOwn, etcdtest.Receive(t, led))
+}
+
+// Nor does the end of the lease while Lead waits: it enters the queue again, with another.
+func TestLead_OutlivesItsLease(t *testing.T) {
+	t.Parallel()
+	etcd, name := etcdtest.Connect(t, machines), etcdtest.NewName()
+	holder, c := newClient(t, 5, 30), newClient(t, 5, 30)
+	mustLock(t, holder, name, "v", nil)
+	led := make(chan error, 1)
+	go func() { led <- c.Lead(t.Context(), name, "v", func(context.Context, int64) error { return errOwn }) }()
+	awaitPlaces(t, etcd, name, 1)
+	ended := c.leases.All()[0]
+	ended.Lose(rpctypes.ErrLeaseNotFound) // as a renewal is answered, before the watch tells of the place
+	_, err := etcd.Revoke(t.Context(), ended.ID)
+	require.NoError(t, err)
+	etcdtest.Eventually(t, "there is another lease", func() bool {
+		return slices.ContainsFunc(c.leases.All(), func(l *lease.Lease) bool { return l != ended })
+	})
+	require.NoError(t, holder.Unlock(name, nil))
+	require.Equal(t, errOwn, etcdtest.Receive(t, led))
+}
+
+// Nor does etcd's want of room, which an operator can end.
+func TestLead_OutlivesNoSpace(t *testing.T) {
+	t.Parallel()
+	name := etcdtest.NewName()
+	var refused atomic.Int64
+	c := tapped(t, machines, 30, func(ctx context.Context, req, reply any, send sender) error {
+		if puts(req, name) && refused.Add(1) <= 3 {
+			return rpctypes.ErrGRPCNoSpace
+		}
+		return send(ctx, reply)
+	}, nil)
+	require.Equal(t, errOwn, c.Lead(t.Context(), name, "v", func(context.Context, int64) error { return errOwn }))
+	require.Greater(t, refused.Load(), int64(3))
 }

@@ -432,6 +432,7 @@ func (j *judgement) leadersLead() {
 		case op.outcome == expired || op.outcome == closed:
 		case reign == nil:
 			j.violate("Lead ended", op.name, op.ret, "p%d never led: %s %s", op.by.number, op.outcome, op.err)
+		case reign.unasked && op.ret >= reign.until: // its ctx has ended, too
 		case op.outcome != ok && op.outcome != lost && op.outcome != failed || reign.unasked:
 			j.violate("Lead ended", op.name, op.ret, "p%d, token %d, lost: %v: %s %s", op.by.number, reign.token, reign.lost, op.outcome, op.err)
 		}

@@ -74,9 +74,9 @@ func (s *scene) tookBoth(by *incarnation, from int, first, second int64) {
 }
 
 // reigned is a reign of a Lead, to its end.
-func (s *scene) reigned(by *incarnation, from, to int, token int64, isLost bool) {
+func (s *scene) reigned(by *incarnation, from, to int, token int64, isLost bool, until int) {
 	s.etcd(from+5, token, "leader")
-	op := s.did(by, reigns, from, from+10, record{Value: "leader", Outcome: ok, Token: token, Until: at(60_000)})
+	op := s.did(by, reigns, from, from+10, record{Value: "leader", Outcome: ok, Token: token, Until: at(until)})
 	s.etcd(to-5, token+1, "")
 	outcome := ok
 	if isLost {
@@ -568,17 +568,22 @@ func TestRules(t *testing.T) {
 		{"a leader that loses the lock, and leads again", func(s *scene) {
 			a, b := s.client(), s.client()
 			s.did(a, leads, 100, 500, record{Value: "leader", Outcome: ok, From: at(9000)})
-			s.reigned(a, 100, 200, 10, true)
-			s.reigned(a, 200, 500, 20, false)
+			s.reigned(a, 100, 200, 10, true, 5000)
+			s.reigned(a, 200, 500, 20, false, 5000)
 			s.gave(b, 510, 600, 30)
 			s.did(b, leads, 400, 450, record{Value: "w", Outcome: expired, From: at(450)})
 			s.did(b, leads, 400, 0, record{Value: "x"})
 			b.killed = at(30_000)
 		}, nil},
+		{"a Lead that loses the lock, and ends with its ctx", func(s *scene) {
+			a := s.client()
+			s.did(a, leads, 100, 210, record{Value: "leader", Outcome: lost, Error: "lost", From: at(9000)})
+			s.reigned(a, 100, 200, 10, true, 205)
+		}, nil},
 		{"a Lead that ends when the lock is lost", func(s *scene) {
 			a := s.client()
 			s.did(a, leads, 100, 210, record{Value: "leader", Outcome: lost, Error: "lost", From: at(9000)})
-			s.reigned(a, 100, 200, 10, true)
+			s.reigned(a, 100, 200, 10, true, 5000)
 		}, []string{"Lead ended"}},
 		{"a Lead that ends for what heals", func(s *scene) {
 			s.fault(quorumLost, 100, 200)
