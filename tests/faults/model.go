@@ -200,6 +200,9 @@ func (j *judgement) ending(t *tenure) {
 	switch cause := j.interference(t); {
 	case cause != nil:
 		t.endFrom = max(t.from, cause.from)
+	case h.release != nil && h.inside() && slack(h.by, h.last, h.release.call) > 0:
+		// Its process was stopped, and its client closed before the function could be told: see grip.exact.
+		t.endFrom = max(t.from, h.last)
 	case h.release != nil && !h.lost:
 		t.endFrom = max(t.from, h.release.call) // a Close may have begun before
 	case h.lost:

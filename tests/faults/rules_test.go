@@ -358,6 +358,25 @@ func TestRules(t *testing.T) {
 			s.did(a, closes, 6001, 6010, record{Of: u, Outcome: ok})
 			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002), Done: at(6002), Lost: true, Cause: lost})
 		}, nil},
+		{"a function of a process that was stopped, and closed before it could be told", func(s *scene) {
+			a := s.client()
+			u := s.did(a, "new", 10, 20, record{Outcome: ok})
+			op := s.did(a, "do", 100, 110, record{Value: "v10", Outcome: ok, Token: 10, Via: u, Until: at(9000)})
+			s.etcd(105, 10, "v10")
+			s.history.add(a, record{Kind: stalled, From: at(500), At: at(6000)})
+			s.etcd(3500, 11, "")
+			s.did(a, closes, 6001, 6010, record{Of: u, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(499), At: at(6002)})
+			s.did(a, "done", 6003, 6004, record{Of: op, Outcome: closed, Via: u})
+		}, nil},
+		{"a function that was told late", func(s *scene) {
+			a := s.client()
+			op := s.did(a, "do", 100, 110, record{Value: "v10", Outcome: ok, Token: 10, Until: at(9000)})
+			s.etcd(105, 10, "v10")
+			s.etcd(3500, 11, "")
+			s.did(a, "done", 6003, 6004, record{Of: op, Outcome: ok})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(6002), At: at(6003)})
+		}, []string{"key gone without a cause"}},
 		{"killed in the middle of Close", func(s *scene) {
 			a, b := s.client(), s.client()
 			u := s.did(a, "new", 10, 20, record{Outcome: ok})
