@@ -62,6 +62,19 @@ func TestEnd_WhileClosing(t *testing.T) {
 	})
 }
 
+// A hold whose lease had expired before the client's end was lost, though nobody has noticed until then.
+func TestEndAll_AtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		h := f.hold(t, name, nil)
+		f.lease.Suspend(1)
+		contended, others := f.EndAll()
+		require.Empty(t, contended)
+		require.Empty(t, others, "its key may be another's")
+		require.ErrorIs(t, h.Cause(), ErrLost)
+	})
+}
+
 // A hold that begins while the client closes gets no listener, for the client's end would wait for that. It ends with its
 // lease.
 func TestBegin_WhileClosing(t *testing.T) {
