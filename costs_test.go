@@ -33,7 +33,7 @@ func TestCost_UncontendedLockWait(t *testing.T) {
 func TestCost_HandOver(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
-	var sent [4]requests
+	var sent [6]requests
 	var clients []Client
 	for i := range sent {
 		clients = append(clients, tapped(t, machines, 60, sent[i].tap, nil))
@@ -64,7 +64,9 @@ func TestCost_HandOver(t *testing.T) {
 		for j := i + 2; j < len(sent); j++ {
 			for _, req := range sent[j].take() {
 				require.False(t, writes(req), "one who waits on: %v", req)
-				require.Equal(t, i+2, j, "one who is not the head of the queue now")
+				if i > 0 { // at first they may still read what came before their watches were open
+					require.Equal(t, i+2, j, "one who is not the head of the queue now")
+				}
 			}
 		}
 	}
