@@ -34,7 +34,7 @@ func TestStats(t *testing.T) {
 
 	turn := startLockWait(ctx, other, name, DefaultValue)
 	awaitPlaces(t, etcd, name, 1)
-	require.Equal(t, 1, other.Stats().Queued)
+	etcdtest.Eventually(t, "the client knows of its place", func() bool { return other.Stats().Queued == 1 })
 	require.Zero(t, other.Stats().Waiting)
 	require.NoError(t, r.Unlock())
 	require.NoError(t, gotLock(t, turn).Unlock())
