@@ -367,7 +367,9 @@ func TestWatch_NotOpened(t *testing.T) {
 			return ctx.Err()
 		}
 		return send(ctx, reply)
-	}, func(string, *pb.WatchResponse) { time.Sleep(900 * time.Millisecond) }) // nearly the timeout
+	}, func(string, *pb.WatchResponse) {
+		<-time.After(900 * time.Millisecond) // the fault: the answer that the watch is open is late by nearly the timeout
+	})
 	c.queue.acquirer.timeout = time.Second
 	silent.Store(true)
 	start := time.Now()

@@ -427,7 +427,7 @@ func expectEnd(t *testing.T, c net.Conn) {
 }
 
 // awaitGone waits until no goroutine runs, or was started by, one of the functions: one that has nothing left to do
-// may still be on its last instructions.
+// may still be on its last instructions, of whose end there is no event. So it looks again, within a bound.
 func awaitGone(t *testing.T, functions ...string) {
 	t.Helper()
 	stacks := make([]byte, 1<<20)
