@@ -35,7 +35,8 @@ type campaign struct {
 	subject string
 	seed    uint64
 	length  time.Duration
-	began   instant // what is printed counts from here
+	rtt     time.Duration // from the clients to the members, while the network has no fault
+	began   instant       // what is printed counts from here
 
 	user      string // "": etcd asks nobody who he is
 	dir       string // of the key that signs tokens
@@ -57,8 +58,8 @@ type campaign struct {
 	leftover []string   // what was found at the end
 }
 
-func newCampaign(subject string, seed uint64, length time.Duration) *campaign {
-	c := &campaign{subject: subject, seed: seed, length: length, history: newHistory()}
+func newCampaign(subject string, seed uint64, length, rtt time.Duration) *campaign {
+	c := &campaign{subject: subject, seed: seed, length: length, rtt: rtt, history: newHistory()}
 	if seed%2 == 1 {
 		c.user = operator
 	}
@@ -154,6 +155,7 @@ func (c *campaign) setUp(ctx context.Context) (err error) {
 		}
 		c.fronts = append(c.fronts, front)
 	}
+	c.calm()
 	for i := range processes {
 		s := &slot{number: i}
 		c.slots = append(c.slots, s)

@@ -33,9 +33,15 @@ const (
 // distance has every packet take between a half and the whole of its share of a round trip.
 func distance(p *etcdtest.Proxy, trip time.Duration) { p.Jitter(trip/4, trip/2) }
 
+// calm ends a fault of the network.
+func (c *campaign) calm() {
+	c.distances.Heal()
+	c.distances.Each(func(p *etcdtest.Proxy) { distance(p, c.rtt) })
+}
+
 // slowDown gives the ways to all members the same round trip, and soon another.
 func (c *campaign) slowDown(ctx context.Context, f *fault) error {
-	defer c.distances.Heal()
+	defer c.calm()
 	x := f.pick
 	for end := time.Now().Add(f.length); time.Now().Before(end) && ctx.Err() == nil; {
 		x = x*6364136223846793005 + 1442695040888963407
@@ -48,11 +54,11 @@ func (c *campaign) slowDown(ctx context.Context, f *fault) error {
 
 // moveAway has one member far from all clients, and the others near.
 func (c *campaign) moveAway(ctx context.Context, f *fault) error {
-	defer c.distances.Heal()
+	defer c.calm()
 	m := int(f.pick % uint64(len(c.distances)))
 	c.faults.strike(func() { f.target = fmt.Sprint("m", m) })
 	for i, p := range c.distances {
-		trip := 2 * time.Millisecond
+		trip := max(2*time.Millisecond, c.rtt)
 		if i == m {
 			trip = longestTrip
 		}
@@ -64,7 +70,7 @@ func (c *campaign) moveAway(ctx context.Context, f *fault) error {
 
 // narrow bounds what every connection carries.
 func (c *campaign) narrow(ctx context.Context, f *fault) error {
-	defer c.distances.Heal()
+	defer c.calm()
 	c.distances.Throttle(narrowest << (f.pick % 3))
 	sleep(ctx, f.length)
 	return nil

@@ -17,7 +17,7 @@ type scene struct {
 }
 
 func newScene() *scene {
-	c := newCampaign(ours, 1, time.Minute)
+	c := newCampaign(ours, 1, time.Minute, 0)
 	c.observer = &observer{events: map[string]map[int64]event{}}
 	for ms := 0; ms < 60_000; ms += 100 {
 		c.observer.up = append(c.observer.up, at(ms))
