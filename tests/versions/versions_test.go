@@ -1,5 +1,6 @@
 // Package versions tests locker on every etcd in use: 3.4, 3.5, 3.6 and 3.7. Each passes all tests of the library itself, on
-// one member and on three, and all of them share a cluster that is upgraded from one to the next.
+// one member and on three, with each of etcd's clients that the library is for, and all of them share a cluster that is
+// upgraded from one to the next. docs/versions.md has what ran.
 //
 // These servers are built from their modules. An etcd that the machine has installed, as Debian's etcd-server is, takes
 // part beside them. Run it with -v to be told which servers there were.
@@ -95,19 +96,30 @@ func startCluster(t *testing.T, members int, s server) *etcdtest.Cluster {
 	return cluster
 }
 
+// clients are those of etcd that the library is built with: what its go.mod asks for, and the later ones, by the flags that
+// choose them.
+var clients = []struct{ release, flags string }{
+	{"3.5", "-modfile=go.mod"},
+	{"3.6", "-modfile=testdata/clients/etcd36.mod"},
+	{"3.7", "-modfile=testdata/clients/etcd37.mod"},
+}
+
 func TestFunctional(t *testing.T) {
-	tests := filepath.Join(t.TempDir(), "locker.test")
-	output(t, filepath.Join("..", ".."), "go", "test", "-c", "-o", tests, ".")
-	for _, s := range servers(t) {
-		for _, members := range []int{1, 3} {
-			t.Run(fmt.Sprintf("etcd %s, members: %d", s.version, members), func(t *testing.T) {
-				var skip []string
-				if members == 1 {
-					skip = append(skip, ownCluster) // first: what is skipped in part, by a later pattern, would be run
-				}
-				skip = append(skip, unfit(s.version)...)
-				runFunctional(t, tests, strings.Join(skip, "|"), s, startCluster(t, members, s))
-			})
+	all := servers(t)
+	for _, client := range clients {
+		tests := filepath.Join(t.TempDir(), "locker.test")
+		output(t, filepath.Join("..", ".."), "go", "test", client.flags, "-c", "-o", tests, ".")
+		for _, s := range all {
+			for _, members := range []int{1, 3} {
+				t.Run(fmt.Sprintf("client %s, etcd %s, members: %d", client.release, s.version, members), func(t *testing.T) {
+					var skip []string
+					if members == 1 {
+						skip = append(skip, ownCluster) // first: what is skipped in part, by a later pattern, would be run
+					}
+					skip = append(skip, unfit(s.version)...)
+					runFunctional(t, tests, strings.Join(skip, "|"), s, startCluster(t, members, s))
+				})
+			}
 		}
 	}
 }
