@@ -59,7 +59,7 @@ func (w *Watcher) serve(patience time.Duration) (heard, idle bool) {
 	for _, wa := range w.all() {
 		s.enqueue(wa)
 	}
-	s.timer = time.AfterFunc(patience, s.check)
+	s.timer = time.AfterFunc(min(patience, maxSilence), s.check)
 	w.mu.Unlock()
 
 	var sending sync.WaitGroup
@@ -185,7 +185,8 @@ func (s *stream) check() {
 		s.ping = true
 		syncutil.Notify(s.wake)
 	}
-	s.timer.Reset(max(limit/4, time.Millisecond))
+	// The next look is not as late as a long limit would have it: that is over with the next answers.
+	s.timer.Reset(min(max(limit/4, time.Millisecond), maxSilence))
 }
 
 // receive hands what the stream answers to the owners of the watches, until it ends.

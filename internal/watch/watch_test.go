@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,6 +236,39 @@ func TestSilentStreamIsLeft(t *testing.T) {
 		_, moves := w.Stats()
 		require.EqualValues(t, 2, moves)
 	})
+}
+
+// However patient an outage has made it, with slow answers or with streams that gave none: a silent stream is left within two
+// seconds once answers come soon again.
+func TestPatienceDoesNotOutliveItsReason(t *testing.T) {
+	for _, reason := range []string{"slow answers", "silent streams"} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var silenced atomic.Int64 // streams up to this one
+				m := &members{silent: func(n int) bool { return int64(n) <= silenced.Load() }}
+				w := newWatcher(t, m, nil)
+				switch reason {
+				case "slow answers":
+					w.Open("key", Options{}, func(Event) {})
+					w.conn.SetLatency(5 * time.Second)
+					time.Sleep(time.Second) // the next look is set by it
+					w.conn.SetLatency(ms)
+				case "silent streams":
+					silenced.Store(6)
+					w.Open("key", Options{}, func(Event) {})
+					for m.count() < 7 {
+						time.Sleep(ms)
+					}
+				}
+				synctest.Wait() // the stream has answered
+				last := m.count()
+				silenced.Store(int64(last))
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				require.Greater(t, m.count(), last)
+			})
+		})
+	}
 }
 
 // Where nobody waits a stream may be silent for longer; from the moment at which somebody does, it may not.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/PumpkinSeed/locker"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -92,7 +91,8 @@ func (c *campaign) withoutAuth(do func() error) error {
 	}))
 }
 
-// dial is the client that NewFromClient gets, as anybody would make it, and nil where New makes its own.
+// dial is the client that NewFromClient gets, as anybody would make it, and nil where New makes its own: that has no tap, for
+// New takes nothing that could be one, and so its watches are never silenced.
 func (c *client) dial() (*clientv3.Client, error) {
 	if c.cfg.Subject == ours && c.cfg.User == "" && c.cfg.Prefix == "" {
 		return nil, nil
@@ -102,17 +102,9 @@ func (c *client) dial() (*clientv3.Client, error) {
 	if c.cfg.Prefix != "" && c.cfg.User == "" {
 		cfg = locker.Config(c.cfg.Endpoints, c.cfg.Timeout)
 	}
-	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(c.tellExpiry), grpc.WithChainStreamInterceptor(c.openStream))
+	t := c.newTap()
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(t.call), grpc.WithChainStreamInterceptor(t.stream))
 	return clientv3.New(cfg)
-}
-
-// tellExpiry sees the answers that clientv3 keeps to itself when it gets another token.
-func (c *client) tellExpiry(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	err := invoke(ctx, method, req, reply, conn, opts...)
-	if errors.Is(rpctypes.Error(err), rpctypes.ErrInvalidAuthToken) {
-		c.out.write(record{Kind: refused, At: now()})
-	}
-	return err
 }
 
 // expired notes that a client's token has expired. All its requests under way tell so.

@@ -42,7 +42,7 @@ type client struct {
 	mu      sync.Mutex // guards all below
 	writes  int
 	answers map[int]chan bool
-	silence chan struct{} // closed, and replaced, when members fall silent to the watches that are open
+	silence *silence // of the streams of watches that are opened now
 }
 
 func runClient() error {
@@ -52,7 +52,7 @@ func runClient() error {
 		return fmt.Errorf("no configuration: %w", err)
 	}
 	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{},
-		silence: make(chan struct{})}
+		silence: newSilence()}
 	c.sampler.c = c
 	closing := make(chan struct{})
 	go func() { // ends with the process: a read of standard input cannot be interrupted
@@ -64,8 +64,8 @@ func runClient() error {
 			switch {
 			case o.Silence:
 				c.mu.Lock()
-				close(c.silence)
-				c.silence = make(chan struct{})
+				c.silence.tell()
+				c.silence = newSilence()
 				c.mu.Unlock()
 			case o.Finish:
 				close(c.stop)

@@ -11,6 +11,7 @@ type incarnation struct {
 	killed       instant // by the campaign; 0: not. Guarded by history.mu
 	bye          bool    // it ended as it should; guarded by history.mu
 	stalls       []span  // when it did not run; guarded by history.mu
+	hushed       []span  // streams of watches that had gone silent, see tap.kept; guarded by history.mu
 	vitals       []vitals
 	ops          map[int]*operation
 }
@@ -126,6 +127,8 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		by.bye = true
 	case stalled:
 		by.stalls = append(by.stalls, span{r.From, r.At})
+	case hushed:
+		by.hushed = append(by.hushed, span{r.From, r.At})
 	case measured:
 		by.vitals = append(by.vitals, *r.Vitals)
 	}

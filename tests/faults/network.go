@@ -77,7 +77,7 @@ func (c *campaign) narrow(ctx context.Context, f *fault) error {
 }
 
 // silence has the members tell the watches that are open nothing any more, time and again, while all else is answered: the
-// clients must move them, in the middle of hand-overs. Only clients that were made from another are struck: see
+// clients must move them, in the middle of hand-overs. Only those that were made by NewFromClient are struck: see
 // client.dial.
 func (c *campaign) silence(ctx context.Context, f *fault) error {
 	for end := time.Now().Add(f.length); time.Now().Before(end) && ctx.Err() == nil; sleep(ctx, time.Second) {

@@ -52,7 +52,7 @@ type record struct {
 	Outcome string  `json:"outcome,omitempty"`
 	Token   int64   `json:"token,omitempty"`
 	Error   string  `json:"error,omitempty"`
-	From    instant `json:"from,omitempty"`  // end: the last moment at which Held said yes; stall: its beginning
+	From    instant `json:"from,omitempty"`  // end: the last moment at which Held said yes; stall, hushed: its beginning
 	Done    instant `json:"done,omitempty"`  // end: when Done was seen closed
 	Lost    bool    `json:"lost,omitempty"`  // end: though it was not released
 	Cause   string  `json:"cause,omitempty"` // end: that its Report gives
@@ -68,6 +68,7 @@ const (
 	wrote    = "write"  // a holder writes to the store; At is when it looked whether it holds
 	told     = "value"  // a Watch has told a value
 	stalled  = "stall"  // the process did not run for a while
+	hushed   = "hushed" // a stream of watches was not left for a while though it had gone silent
 	measured = "vitals"
 	refused  = "refused" // etcd refused a request, for its token had expired
 	idle     = "idle"    // nothing is under way any more, nothing is held

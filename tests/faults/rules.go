@@ -105,6 +105,7 @@ func judge(c *campaign) *judgement {
 		j.leadersLead()
 		j.closedByClose()
 		j.watchesTellTheTruth()
+		j.silentWatchesMove()
 	}
 	return j
 }
@@ -496,6 +497,17 @@ func (j *judgement) watchesTellTheTruth() {
 		}
 		if op.what == "watch to the end" && op.outcome == ok && (len(op.told) == 0 || op.told[len(op.told)-1] != "") {
 			j.violate("watch left behind", op.name, op.ret, "p%d was not told of the end; last told: %q", op.by.number, op.told[max(0, len(op.told)-1):])
+		}
+	}
+}
+
+// silentWatchesMove: a stream of watches that has gone silent is left for another one, whatever else is wrong.
+func (j *judgement) silentWatchesMove() {
+	for _, by := range j.c.incarnations {
+		for _, s := range by.hushed {
+			if late := s.to.sub(s.from) - slack(by, s.from, s.to); late > moved {
+				j.violate("silent watches not moved", "", s.to, "p%d kept their stream for %v", by.number, s.to.sub(s.from))
+			}
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -626,6 +628,20 @@ func TestRules(t *testing.T) {
 			s.did(a, "lock", 3400, 3500, record{Value: "v", Outcome: failed, Error: "no"})
 			s.did(a, "wait", 4000, 9000, record{Value: "w", Outcome: expired, Until: at(9000)})
 		}, []string{"error without a reason", "lost without a reason", "stranded waiter"}},
+		{"silent watches are moved, also by a process that was stopped, and one that gets answers late", func(s *scene) {
+			a := s.client()
+			s.history.add(a, record{Kind: hushed, From: at(100), At: at(3000)})
+			s.history.add(a, record{Kind: hushed, From: at(4000), At: at(9000)})
+			s.history.add(a, record{Kind: stalled, From: at(4500), At: at(7000)})
+			s.history.add(a, record{Kind: hushed, From: at(10_000), At: at(13_000)})
+			s.history.add(a, record{Kind: hushed, From: at(14_000), At: at(17_000)})
+		}, nil},
+		{"silent watches that are not moved", func(s *scene) {
+			s.fault(quorumLost, 0, 30_000)
+			a := s.client()
+			s.history.add(a, record{Kind: stalled, From: at(100), At: at(600)})
+			s.history.add(a, record{Kind: hushed, From: at(100), At: at(5000)})
+		}, []string{"silent watches not moved"}},
 		{"things left behind", func(s *scene) {
 			a := s.client()
 			s.client().bye = false
@@ -654,6 +670,37 @@ func TestRules(t *testing.T) {
 			require.Equal(t, slices.ContainsFunc(j.violations, func(v violation) bool { return v.name != "" }), len(pictures) == 2)
 		})
 	}
+}
+
+// A stream that has gone silent counts while the library can't know but that answers come soon: not from a slow answer on,
+// until that is forgotten.
+func TestTap(t *testing.T) {
+	var out bytes.Buffer
+	tap := (&client{out: newLines(&out)}).newTap()
+	from := now()
+	tap.answered(soon)
+	tap.answered(soon + 1)
+	for range settled - 1 {
+		tap.answered(soon)
+	}
+	tap.answered(soon + 1) // once more
+	slow := now()
+	for range settled - 1 {
+		tap.answered(soon)
+	}
+	between := now()
+	tap.kept(span{slow, between})
+	require.Empty(t, out.String())
+	tap.answered(soon)
+	tap.kept(span{from, now()})
+	var first, second record
+	told := json.NewDecoder(&out)
+	require.NoError(t, told.Decode(&first))
+	require.NoError(t, told.Decode(&second))
+	require.Equal(t, from, first.From)
+	require.Less(t, first.At, slow)
+	require.GreaterOrEqual(t, second.From, between)
+	require.Error(t, told.Decode(&first))
 }
 
 // Each of a long line may have been the next, for all that its call says: porcupine must not have to try them all.

@@ -69,6 +69,7 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 		}
 	}
 	fmt.Fprintf(t, "\nwrites to the guarded store: %d, of former owners refused: %d\n", len(c.history.writes), refused)
+	c.silences(t)
 	for _, by := range c.incarnations {
 		if n := len(by.vitals); by.slot == spared && n > 1 {
 			first, last := by.vitals[0], by.vitals[n-2]
@@ -99,6 +100,18 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 		}
 	}
 	fmt.Fprintf(t, "\n%d violations\n", len(j.violations))
+}
+
+// silences prints what the rule about silent watches had to judge.
+func (c *campaign) silences(w io.Writer) {
+	n, longest := 0, time.Duration(0)
+	for _, by := range c.incarnations {
+		n += len(by.hushed)
+		for _, s := range by.hushed {
+			longest = max(longest, s.to.sub(s.from))
+		}
+	}
+	fmt.Fprintf(w, "streams of watches that fell silent while answers came soon: %d, kept for %v at most\n", n, longest.Round(time.Millisecond))
 }
 
 // clock is a moment as seconds from the beginning.
