@@ -48,7 +48,7 @@ func (c *client) lead(ctx context.Context) {
 
 // queue waits for a lock that others want, too. One of four gives up, if it takes long.
 func (c *client) queue(ctx context.Context) {
-	pause(ctx, 300*time.Millisecond)
+	pause(ctx, 600*time.Millisecond)
 	patience := time.Hour
 	if rand.IntN(4) == 0 {
 		patience = rand.N(500 * time.Millisecond)
@@ -57,8 +57,8 @@ func (c *client) queue(ctx context.Context) {
 	defer cancel()
 	name := queued()
 	if rand.IntN(2) == 0 {
-		err := c.Do(waiting, name, c.value(), func(context.Context, int64) error {
-			pause(ctx, 50*time.Millisecond)
+		err := c.Do(waiting, name, c.value(), func(ctx context.Context, _ int64) error {
+			pause(ctx, 150*time.Millisecond)
 			return nil
 		})
 		c.checkWait(waiting, err)
@@ -66,19 +66,27 @@ func (c *client) queue(ctx context.Context) {
 	}
 	quit := make(chan bool)
 	r := c.LockWait(waiting, name, c.value(), quit)
-	if c.checkWait(waiting, r.Err) {
-		pause(ctx, 50*time.Millisecond)
+	if c.checkWait(waiting, taken(r)) {
+		pause(ctx, 150*time.Millisecond)
 		c.release(ctx, r, name, quit)
 	}
 }
 
 // checkWait is check, and counts those who have given up.
 func (c *client) checkWait(waiting context.Context, err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) && waiting.Err() != nil {
+	got := c.check(waiting, "turns in queues", err)
+	if !got && waiting.Err() != nil {
 		c.tally.count("waits given up")
-		return false
 	}
-	return c.check(waiting, "turns in queues", err)
+	return got
+}
+
+// taken is nil if the lock was taken.
+func taken(r locker.Report) error {
+	if r.Err == nil && r.Msg != locker.Success {
+		return errors.New("somebody else has the lock")
+	}
+	return r.Err
 }
 
 // release gives a lock back in one of all ways.
@@ -89,20 +97,22 @@ func (c *client) release(ctx context.Context, r locker.Report, name string, quit
 	case 1:
 		c.check(ctx, "releases of holds", r.Unlock())
 	case 2:
-		close(quit)
+		quit <- true
 		<-r.Done
+		if cause := r.Cause(); !errors.Is(cause, locker.ErrReleased) {
+			c.check(ctx, "releases by quit", cause)
+			return
+		}
 		c.tally.count("releases by quit")
-		return
 	}
-	close(quit)
 }
 
 // takeFresh takes a lock that nobody has ever had, or only the one who came just before, who may have it still.
 func (c *client) takeFresh(ctx context.Context) {
-	pause(ctx, 300*time.Millisecond)
+	pause(ctx, 600*time.Millisecond)
 	name := fmt.Sprint("fresh/", c.fresh.Add(1)/2)
 	err := c.Do(ctx, name, c.value(), func(ctx context.Context, _ int64) error {
-		pause(ctx, 100*time.Millisecond)
+		pause(ctx, 200*time.Millisecond)
 		return nil
 	})
 	c.check(ctx, "turns with fresh names", err)
@@ -112,7 +122,7 @@ func (c *client) takeFresh(ctx context.Context) {
 func (c *client) hold(ctx context.Context) {
 	name := fmt.Sprint("held/", c.fresh.Add(1))
 	r := c.Lock(name, c.value(), nil)
-	if !c.check(ctx, "locks held long", r.Err) {
+	if !c.check(ctx, "locks held long", taken(r)) {
 		return
 	}
 	held, cancel := r.Context(ctx)

@@ -10,10 +10,10 @@ import (
 // A figure is something that must not grow.
 type figure struct {
 	name string
-	// slack is what the median of the last third of a run may be above that of the first, beside a tenth of that. All but
-	// the heap go up and down with what is done at the moment of a sample: a contended name has three watches or so for a
-	// second after its use. The median of twenty samples differs from that of twenty others by a few. What leaks with
-	// every use of a name, with every wait, or with every client that is closed, grows by more than a hundred in an hour.
+	// slack is what the median of the last third of a run may be above that of the first, beside a tenth of that. All that
+	// is counted goes up and down with what is done at the moment of a sample, and the medians of twenty samples each differ
+	// by a few. What leaks with every wait, with every name or with every client that is closed, is some hundred more after
+	// an hour, and more than the slack after a few minutes, if it is not a client's own.
 	slack float64
 }
 
@@ -29,13 +29,13 @@ const (
 )
 
 var figures = [figureCount]figure{
-	heap:       {"heap KiB", 1 << 10}, // pools and maps of the runtime and of gRPC keep what they have once had
-	goroutines: {"goroutines", 16},    // four of a watch or wait, so four of these
-	files:      {"files", 6},          // a client's connections, twice: the proxies are in this process
-	watchers:   {"watchers", 12},      // four contended names
-	streams:    {"streams", 2},
-	leases:     {"leases", 2},
-	keys:       {"keys", 8},
+	heap:       {"heap KiB", 1 << 10}, // pools and maps keep what they once had; a hundred bytes for each fresh name are as much
+	goroutines: {"goroutines", 16},    // a watch or a wait has up to four: so four of them
+	files:      {"files", 12},         // a client has three connections, each with three ends in this process, and one may be opened anew
+	watchers:   {"watchers", 12},      // a contended name has three for a second after its use: so four names
+	streams:    {"streams", 2},        // one of a client, and one that is about to end
+	leases:     {"leases", 2},         // likewise
+	keys:       {"keys", 8},           // of the locks and places of the moment
 }
 
 // sample is what there was at one moment.

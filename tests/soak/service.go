@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,13 +64,12 @@ func (s *service) live(ctx context.Context, end <-chan struct{}) {
 	}
 	<-end
 	c.closing.Store(true)
-	if ctx.Err() != nil {
-		working.Wait()
-	}
-	if err := c.Close(); err != nil {
-		s.tally.fail("close a client", err)
+	if ctx.Err() == nil {
+		c.shut()
 	}
 	working.Wait()
+	c.settle()
+	c.shut()
 }
 
 // client is one client and its work.
@@ -77,6 +77,28 @@ type client struct {
 	*service
 	locker.Client
 	closing atomic.Bool
+}
+
+// shut closes the client, if that was not done before.
+func (c *client) shut() {
+	if err := c.Close(); err != nil {
+		c.tally.fail("close a client", err)
+	}
+}
+
+// settle waits until the client, whose work has ended, has nothing any more: Close must not be needed for that. Nothing may
+// have been lost either, which a leader takes again without a word.
+func (c *client) settle() {
+	for end := time.Now().Add(timeout * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		now := c.Stats()
+		switch {
+		case now.Held+now.Waiting+now.Queued+now.Watches == 0 && now.LostLease+now.LostKey == 0:
+			return
+		case time.Now().After(end):
+			c.tally.fail("settle", fmt.Errorf("this is left when the work has ended: %+v", now))
+			return
+		}
+	}
 }
 
 // check reports whether a call has succeeded. An error is a failure unless its ctx has ended, or the client was closed.
