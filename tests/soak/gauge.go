@@ -120,7 +120,7 @@ func (g *gauge) follow(ctx context.Context, length time.Duration, turns func() i
 // left waits until no more is there than was before, and returns an error that names what stays. The heap is left out:
 // the runtime's own pools are in it.
 func (g *gauge) left(before sample) error {
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		now, err := g.sample(context.Background())
 		if err != nil {
 			return err
@@ -140,12 +140,12 @@ func (g *gauge) left(before sample) error {
 	}
 }
 
-// ownStacks are those of the goroutines that run code of the library.
+// ownStacks are those of the goroutines that run code of the library, or wait for it.
 func ownStacks() (all []error) {
 	buf := make([]byte, 1<<20)
 	for stack := range bytes.SplitSeq(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {
-		own := bytes.Contains(stack, []byte("\ngithub.com/PumpkinSeed/locker"))
-		if own && !bytes.Contains(stack, []byte("/etcdtest.")) {
+		of := func(code string) bool { return bytes.Contains(stack, []byte(code)) }
+		if of("main.(*client)") || of("\ngithub.com/PumpkinSeed/locker") && !of("/etcdtest.") {
 			all = append(all, errors.New(string(stack)))
 		}
 	}

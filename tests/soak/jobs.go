@@ -48,12 +48,12 @@ func (c *client) lead(ctx context.Context) {
 
 // queue waits for a lock that others want, too. One of four gives up, if it takes long.
 func (c *client) queue(ctx context.Context) {
-	pause(ctx, 600*time.Millisecond)
-	patience := time.Hour
+	pause(ctx, time.Second)
+	limit := time.Hour
 	if rand.IntN(4) == 0 {
-		patience = rand.N(500 * time.Millisecond)
+		limit = rand.N(500 * time.Millisecond)
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	name := queued()
 	if rand.IntN(2) == 0 {
@@ -97,7 +97,7 @@ func (c *client) release(ctx context.Context, r locker.Report, name string, quit
 	case 1:
 		c.check(ctx, "releases of holds", r.Unlock())
 	case 2:
-		quit <- true
+		close(quit) // a send would block if Close came before it
 		<-r.Done
 		if cause := r.Cause(); !errors.Is(cause, locker.ErrReleased) {
 			c.check(ctx, "releases by quit", cause)

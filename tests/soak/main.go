@@ -68,6 +68,9 @@ func newNetwork(endpoints []string, rtt time.Duration) (n etcdtest.Network, err 
 	return n, nil
 }
 
+// patience is for what must come to its end.
+const patience = 20 * time.Second
+
 // soak has the clients work, and judges.
 func soak(ctx context.Context, length time.Duration, endpoints []string, g *gauge) error {
 	before, err := g.sample(ctx) // also connects, so that what the gauge itself needs is in it
@@ -84,7 +87,11 @@ func soak(ctx context.Context, length time.Duration, endpoints []string, g *gaug
 	}()
 	samples, err := g.follow(working, length, s.tally.turns)
 	stop()
-	<-ended
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		err = errors.Join(err, fmt.Errorf("the work goes on %v after its end", patience), errors.Join(ownStacks()...))
+	}
 	s.tally.print()
 	return errors.Join(err, grown(samples), s.tally.failed(), g.left(before))
 }
