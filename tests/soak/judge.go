@@ -12,8 +12,7 @@ type figure struct {
 	name string
 	// slack is what the median of the last third of a run may be above that of the first, beside a tenth of that. All that
 	// is counted goes up and down with what is done at the moment of a sample, and the medians of twenty samples each differ
-	// by a few. What leaks with every wait, with every name or with every client that is closed, is some hundred more after
-	// an hour, and more than the slack after a few minutes, if it is not a client's own.
+	// by a few. What leaks with every wait, name, watch or client that is closed, is more by a hundred or more after an hour.
 	slack float64
 }
 
@@ -29,7 +28,7 @@ const (
 )
 
 var figures = [figureCount]figure{
-	heap:       {"heap KiB", 1 << 10}, // pools and maps keep what they once had; a hundred bytes for each fresh name are as much
+	heap:       {"heap KiB", 1 << 10}, // pools and maps keep what they once had; after an hour, 160 bytes for each fresh name exceed it
 	goroutines: {"goroutines", 16},    // a watch or a wait has up to four: so four of them
 	files:      {"files", 12},         // a client has three connections, each with three ends in this process, and one may be opened anew
 	watchers:   {"watchers", 12},      // a contended name has three for a second after its use: so four names

@@ -90,7 +90,7 @@ func soak(ctx context.Context, length time.Duration, endpoints []string, g *gaug
 	select {
 	case <-ended:
 	case <-time.After(patience):
-		err = errors.Join(err, fmt.Errorf("the work goes on %v after its end", patience), errors.Join(ownStacks()...))
+		err = errors.Join(err, fmt.Errorf("the work goes on %v after its end", patience)) // left shows where
 	}
 	s.tally.print()
 	return errors.Join(err, grown(samples), s.tally.failed(), g.left(before))
