@@ -16,9 +16,9 @@ const (
 	// sign of life for as long as eight usual answers take, and what is usual follows the last answers.
 	soon = 250 * time.Millisecond
 	// settled is how many answers make the library forget the slow ones before them: by an eighth with each.
-	settled = 100
-	// moved is how long a stream may be kept that has gone silent, while answers come soon: eight of them, what is left of those
-	// before, and the time between two looks at the stream, a second.
+	settled = 60
+	// moved is how long a stream may be kept that has gone silent, while answers come soon: eight of them, 0.8 s between two looks
+	// at the stream, and the rest for what is left of slower answers.
 	moved = 8*soon + 1500*time.Millisecond
 )
 
