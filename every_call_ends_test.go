@@ -18,6 +18,7 @@ import (
 
 	"github.com/PumpkinSeed/locker/internal/etcdfake"
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
+	"github.com/PumpkinSeed/locker/internal/groupcommit"
 )
 
 // A LockWait returns at once when its ctx ends, whatever it is doing and whatever state the network is in.
@@ -318,6 +319,35 @@ func TestLockWait_LineIsNotReached(t *testing.T) {
 		back.Store(true)
 		require.NoError(t, c.Close())
 	})
+}
+
+// Whether etcd did not answer in time or the time of the caller was over, the error tells apart, wherever the request was.
+func TestLockWait_WhoseTimeIsOver(t *testing.T) {
+	for where, ahead := range map[string]int{"under way": 0, "behind others": groupcommit.MinLanes} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var kv etcdfake.KV
+				c, _ := newFakeClient(t, &kv)
+				kv.Script = func(ctx context.Context, _ int, _ *pb.TxnRequest) (*pb.TxnResponse, error) {
+					return etcdfake.Never[*pb.TxnResponse](ctx)
+				}
+				for i := range ahead {
+					go c.Lock(fmt.Sprint("ahead", i), "v", nil)
+				}
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(t.Context(), fakeTimeout/2)
+				defer cancel()
+				r := c.LockWait(ctx, "name", "v", nil)
+				require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+				require.NotErrorIs(t, r.Err, ErrNoAnswer, "there was time left")
+				r = c.LockWait(t.Context(), "name", "v", nil)
+				require.ErrorIs(t, r.Err, context.DeadlineExceeded)
+				require.ErrorIs(t, r.Err, ErrNoAnswer)
+				kv.Script = nil
+				require.NoError(t, c.Close())
+			})
+		})
+	}
 }
 
 // Watch ends at once, also while nobody receives the value that it sends.
