@@ -25,7 +25,7 @@ func (w *worker) enter(inner context.Context, taking call, at instant, name stri
 	taking.took(inner, at, token, nil)
 	f := &function{w: w, name: name, inner: inner}
 	f.holding = w.sampler.hold(w.user, taking.id, grip{token: token, held: func() bool {
-		return !f.ended.Load() && !f.toldLoss()
+		return !f.ended.Load() && !f.toldLoss() && !errors.Is(context.Cause(f.inner), locker.ErrClosed)
 	}})
 	return f
 }

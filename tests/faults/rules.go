@@ -79,6 +79,8 @@ func judge(c *campaign) *judgement {
 	slices.Sort(j.names)
 	for _, name := range j.names {
 		j.tell(name)
+	}
+	for _, name := range j.names {
 		j.oneOwner(name)
 		j.tokensGrow(name)
 		if c.subject == ours {

@@ -562,6 +562,16 @@ func TestRules(t *testing.T) {
 			s.tookBoth(s.client(), 100, 10, 11)
 			s.tookBoth(s.client(), 300, 30, 31)
 		}, nil},
+		{"the second of two locks is taken away", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.tookBoth(a, 100, 10, 12)
+			for _, h := range s.history.holds {
+				h.lost = true // as the error of the one release says
+			}
+			f := s.fault(keyDeleted, 194, 196)
+			f.name, f.token = "o", 12
+			s.gave(b, 196, 400, 30)
+		}, nil},
 		{"two locks taken in any order", func(s *scene) {
 			s.tookBoth(s.client(), 100, 11, 10)
 		}, []string{"two locks out of order"}},
