@@ -28,6 +28,7 @@ type config struct {
 	Seed      uint64 // of the script
 	Value     string // begins every value of this process
 	Hot, Cold []string
+	Program   string // `locker`; "": there is none
 }
 
 // client is a client process.
@@ -38,6 +39,7 @@ type client struct {
 	ops     atomic.Int64
 	values  atomic.Int64
 	stop    chan struct{} // closed when the work ends
+	running chan struct{} // has as many values as there are runs
 
 	mu      sync.Mutex // guards all below
 	writes  int
@@ -51,7 +53,7 @@ func runClient() error {
 	if err := in.Decode(&first); err != nil || first.Config == nil {
 		return fmt.Errorf("no configuration: %w", err)
 	}
-	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{},
+	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), running: make(chan struct{}, mostRuns), answers: map[int]chan bool{},
 		silence: make(chan struct{})}
 	c.sampler.c = c
 	closing := make(chan struct{})

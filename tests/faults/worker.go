@@ -44,8 +44,10 @@ func (w *worker) run() {
 			w.read(own)
 		case dice < 95:
 			w.watch(own)
-		case dice < 98:
+		case dice < 97:
 			w.crowd()
+		case dice < 98:
+			w.underRun()
 		default:
 			w.visit()
 		}
