@@ -39,7 +39,6 @@ type client struct {
 	ops     atomic.Int64
 	values  atomic.Int64
 	stop    chan struct{} // closed when the work ends
-	running chan struct{} // has as many values as there are runs
 
 	mu      sync.Mutex // guards all below
 	writes  int
@@ -53,7 +52,7 @@ func runClient() error {
 	if err := in.Decode(&first); err != nil || first.Config == nil {
 		return fmt.Errorf("no configuration: %w", err)
 	}
-	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), running: make(chan struct{}, mostRuns), answers: map[int]chan bool{},
+	c := &client{cfg: *first.Config, out: newLines(os.Stdout), stop: make(chan struct{}), answers: map[int]chan bool{},
 		silence: make(chan struct{})}
 	c.sampler.c = c
 	closing := make(chan struct{})
@@ -131,7 +130,7 @@ func (c *client) connect() *user {
 	}
 }
 
-// What runs in a client process: goroutines that use locks, and such as only watch.
+// What runs in a client process: goroutines that use locks, one that has jobs run under `locker run`, and such as only watch.
 const (
 	workers  = 4
 	watchers = 1
@@ -146,6 +145,8 @@ func (u *user) work(closing <-chan struct{}) {
 	}
 	if l, ok := u.subject.(lockers); ok {
 		rng := rand.New(rand.NewPCG(u.cfg.Seed, workers))
+		runner := &worker{user: u, rng: rand.New(rand.NewPCG(u.cfg.Seed, workers+1))}
+		working.Go(func() { runner.repeat(runner.underRun) })
 		for range watchers {
 			name := u.cfg.Hot[rng.IntN(len(u.cfg.Hot))]
 			watching.Go(func() { u.followToTheEnd(l, name, closing) })

@@ -14,11 +14,8 @@ import (
 )
 
 const (
-	// runs is the operation that runs a job under `locker run`. Whatever its processes do, the job believes in the lock as long as
-	// any process of it lives.
+	// runs is the operation that runs a job under `locker run`. The job believes in the lock as long as any process of it lives.
 	runs = "run"
-	// mostRuns are those of a client process at a time.
-	mostRuns = 2
 	// dialTimeout bounds what `locker run` takes to connect.
 	dialTimeout = 2 * time.Second
 )
@@ -53,15 +50,8 @@ type running struct {
 	exited             instant  // when `locker run` had ended
 }
 
-// underRun runs a job, unless enough are running.
+// underRun has a job run, to its end.
 func (w *worker) underRun() {
-	select {
-	case w.running <- struct{}{}:
-		defer func() { <-w.running }()
-	default:
-		w.lock()
-		return
-	}
 	r := w.plan()
 	r.called = now()
 	r.op = w.begin(record{At: r.called, What: runs, Name: r.name, Value: r.value, Until: w.limit(r).add(2 * w.cfg.Timeout), Grace: r.grace})

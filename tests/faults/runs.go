@@ -3,6 +3,7 @@ package main
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // The rules that are about runs alone, and what excuses are like for them.
@@ -44,4 +45,18 @@ func (j *judgement) statusesAreTrue() {
 			j.violate("wrong exit status", h.name, r.ret, "p%d, token %d: %s", h.by.number, h.token, r.err)
 		}
 	}
+}
+
+// deathsBefore are how long the jobs that lost their locks were dead before the next owner had them, as far as there was one.
+func (j *judgement) deathsBefore() (leads []time.Duration) {
+	for _, name := range j.names {
+		holds := j.holds[name]
+		for i, h := range holds[:max(0, len(holds)-1)] {
+			if h.what == runs && h.last != 0 && h.deprived() && !j.interfered(h) {
+				leads = append(leads, holds[i+1].ret.sub(h.last))
+			}
+		}
+	}
+	slices.Sort(leads)
+	return leads
 }

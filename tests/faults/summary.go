@@ -68,6 +68,10 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 			refused++
 		}
 	}
+	if leads := j.deathsBefore(); len(leads) > 0 {
+		fmt.Fprintf(t, "\njobs that lost their lock were dead before the next owner by: %v at least, median %v, of %d\n",
+			leads[0].Round(time.Millisecond), leads[len(leads)/2].Round(time.Millisecond), len(leads))
+	}
 	fmt.Fprintf(t, "\nwrites to the guarded store: %d, of former owners refused: %d\n", len(c.history.writes), refused)
 	for _, by := range c.incarnations {
 		if n := len(by.vitals); by.slot == spared && n > 1 {
