@@ -69,10 +69,10 @@ func (w *worker) underRun() {
 	}
 }
 
-// limit is when the job has begun at the latest. If it is not to be, two more requests may follow: who has the lock, and the end of
-// the lease.
+// limit is when the job has begun at the latest: `locker run` connects, has a lease granted, and takes the lock. If it is not to be,
+// two more requests may follow: who has the lock, and the end of the lease.
 func (w *worker) limit(r *running) instant {
-	limit := r.called.add(grace + dialTimeout + cmp.Or(r.patience, w.cfg.Timeout))
+	limit := r.called.add(grace + dialTimeout + w.cfg.Timeout + cmp.Or(r.patience, w.cfg.Timeout))
 	if r.strike == runStopped && r.early {
 		limit = limit.add(r.pause)
 	}
@@ -90,7 +90,7 @@ func (w *worker) plan() *running {
 	if w.rng.IntN(3) == 0 {
 		r.job.term = w.cfg.TTL/2 + w.upTo(3*w.cfg.TTL/2)
 	}
-	switch w.rng.IntN(8) {
+	switch w.rng.IntN(5) {
 	case 0:
 		r.strike = runKilled
 	case 1:
@@ -98,6 +98,7 @@ func (w *worker) plan() *running {
 	default:
 		return r
 	}
+	r.patience = 3 * w.cfg.TTL
 	r.name, r.job.term, r.job.stubborn = w.cfg.Hot[w.rng.IntN(len(w.cfg.Hot))], 3*w.cfg.TTL, true
 	r.early, r.after, r.pause = w.rng.IntN(4) == 0, w.upTo(500*time.Millisecond), w.cfg.TTL+time.Second+w.upTo(w.cfg.TTL/2)
 	return r

@@ -128,6 +128,9 @@ func brief(err string) string {
 	if i := strings.Index(err, "\": "); i >= 0 {
 		err = err[i+len("\": "):] // the lock's name
 	}
+	if i := strings.Index(err, "]: "); i >= 0 {
+		err = err[i+len("]: "):] // the endpoints
+	}
 	if i := strings.Index(err, "last attempt: "); i >= 0 {
 		err = strings.TrimSuffix(err[i+len("last attempt: "):], ")")
 	}
