@@ -52,6 +52,7 @@ type running struct {
 
 // underRun has a job run, to its end.
 func (w *worker) underRun() {
+	time.Sleep(w.upTo(200 * time.Millisecond)) // for processes take more of the machine than calls
 	r := w.plan()
 	r.called = now()
 	r.op = w.begin(record{At: r.called, What: runs, Name: r.name, Value: r.value, Until: w.limit(r).add(2 * w.cfg.Timeout), Grace: r.grace})
