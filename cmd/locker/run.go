@@ -106,9 +106,8 @@ func (h *held) runCommand(o runOptions, signals <-chan os.Signal) (status int, e
 		case remaining > o.grace:
 			c.begin()
 		default:
-			err = failure{statusLost, fmt.Sprintf("the lease is not renewed: %s has %v to end", o.argv[0], remaining.Round(look))}
-			report(err, os.Stderr)
 			err = failure{status: statusLost}
+			report(fmt.Errorf("the lease is not renewed: %s has %v to end", o.argv[0], remaining.Round(look)), os.Stderr)
 			c.signal(unix.SIGTERM)
 		}
 		select {
