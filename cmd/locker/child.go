@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"runtime"
 	"syscall"
@@ -14,29 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A child is the command that runs under the locks, in a process group of its own.
+// A child is the command that runs under the locks, in a process group of its own. It waits at its gate until it may begin.
 type child struct {
 	group int              // also the process of the command
+	gate  *os.File         // nil: it is open
 	stops chan unix.Signal // those that have stopped it
 	ended chan int         // its exit status, as a shell has it
 }
 
-// startChild starts the command. It must be called by the goroutine that goes on until the program ends.
+// startChild has the command wait at its gate. It must be called by the goroutine that goes on until the program ends.
 func startChild(argv, environment []string) (*child, error) {
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd, out, gate, err := gated(argv)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(out)
 	cmd.Env = environment
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Foreground: ownsTerminal()}
 	runtime.LockOSThread() // Linux kills the command when this thread ends, which is when the program does
 	dieWithParent(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
+		gate.Close()
 		return nil, err
 	}
 	signal.Ignore(unix.SIGTTOU) // which stops those that the command has put into the background, when they write
-	c := &child{group: cmd.Process.Pid, stops: make(chan unix.Signal, 1), ended: make(chan int, 1)}
+	c := &child{group: cmd.Process.Pid, gate: gate, stops: make(chan unix.Signal, 1), ended: make(chan int, 1)}
 	cmd.Process.Release() // wait does what os/exec can't: it also tells of stops
 	go c.wait()
 	return c, nil
+}
+
+// begin opens the gate.
+func (c *child) begin() {
+	if c.gate != nil {
+		c.gate.Write([]byte{1}) // its error is that the gate was killed
+		c.gate.Close()
+		c.gate = nil
+	}
 }
 
 // wait tells what becomes of the command. It returns when that has ended.

@@ -18,9 +18,6 @@ import (
 // The guard is another process of this program. It kills the command's process group when nobody has allowed it to go on: when
 // `locker run` was killed, which closes a pipe, or was stopped.
 
-// guardName is the name of the guard's command, which is not for people.
-const guardName = "guard-of-run"
-
 type guardProcess struct {
 	cmd *exec.Cmd
 	in  *os.File
@@ -79,12 +76,16 @@ func guard(in io.Reader) error {
 	var group int
 	var deadline time.Duration
 	for allowed := true; allowed; {
+		wait := look // at most: a timer stands still while the machine is suspended
+		if group != 0 {
+			wait = min(look, deadline-clock())
+		}
 		select {
 		case line, ok := <-lines:
 			if allowed = ok; ok {
 				fmt.Sscan(line, &group, (*int64)(&deadline))
 			}
-		case <-time.After(look): // and not at the deadline: a timer stands still while the machine is suspended
+		case <-time.After(wait):
 			allowed = group == 0 || clock() < deadline
 		}
 	}

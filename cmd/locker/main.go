@@ -36,6 +36,12 @@ const (
 	statusSignal      = 128 // plus the number of the signal that ended the command, or the wait for the lock
 )
 
+// The commands that are not for people, but for `locker run`.
+const (
+	guardName = "guard-of-run"
+	gateName  = "gate-of-run"
+)
+
 // A failure is an error with an exit status. One without a text is told by the status alone.
 type failure struct {
 	status int
@@ -110,6 +116,8 @@ func dispatch(args []string) error {
 		return help(args[1:])
 	case guardName:
 		return guard(os.Stdin)
+	case gateName:
+		return gate(args[1:])
 	}
 	c, err := find(args[0])
 	if err != nil {

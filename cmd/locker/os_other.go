@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-const guardName = ""
-
 func guard(io.Reader) error { return errNoRun }
+
+func gate([]string) error { return errNoRun }
 
 var errNoRun = errors.New("run needs process groups and their signals, which this system has not: it could not keep its word")
 

@@ -93,7 +93,7 @@ func (h *held) runCommand(o runOptions, signals <-chan os.Signal) (status int, e
 	defer g.stop()
 	c, err := startChild(o.argv, h.environment(o))
 	if err != nil {
-		return 0, notRun(err)
+		return 0, err
 	}
 	defer c.kill() // what it has left behind
 	ticks := time.NewTicker(look)
@@ -101,10 +101,13 @@ func (h *held) runCommand(o runOptions, signals <-chan os.Signal) (status int, e
 	for {
 		remaining := h.remaining()
 		g.allow(c.group, remaining)
-		if remaining <= o.grace && err == nil {
-			err = failure{statusLost, fmt.Sprintf("the lease is not renewed: %s has %v to end", o.argv[0], remaining.Round(look))}
-			report(err, os.Stderr)
+		switch {
+		case err != nil: // it was told to end
+		case remaining > o.grace:
+			c.begin()
+		default:
 			err = failure{status: statusLost}
+			report(fmt.Errorf("the lease is not renewed: %s has %v to end", o.argv[0], remaining.Round(look)), os.Stderr)
 			c.signal(unix.SIGTERM)
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	"github.com/stretchr/testify/require"
@@ -86,4 +87,43 @@ func TestLeftBehind(t *testing.T) {
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	require.Positive(t, leadOf(t, l, rival(t, name)))
 	require.Equal(t, 3, p.status(t))
+}
+
+// childrenOf counts the processes that a process has started.
+func childrenOf(p *process) (n int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Process.Pid))
+	for _, file := range tasks {
+		children, _ := os.ReadFile(file)
+		n += len(strings.Fields(string(children)))
+	}
+	return n
+}
+
+// A `locker run` that is stopped when its command is about to begin, and its guard may not know of it yet: the command does not
+// begin, or has ended before another has the lock.
+func TestStopped_AtTheStart(t *testing.T) {
+	t.Parallel()
+	for range 6 {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			l, name := newLife(t), etcdtest.NewName()
+			p := start(t, machines, "run", "-ttl", "5s", name, "--", "sh", "-c", stubborn(l))
+			for childrenOf(p) < 2 { // the guard, and the other: it is a matter of a millisecond
+				select {
+				case <-p.ended:
+					require.Fail(t, "it has ended")
+				case <-time.After(100 * time.Microsecond):
+				}
+			}
+			require.NoError(t, p.Process.Signal(unix.SIGSTOP))
+			got := etcdtest.ReceiveWithin(t, rival(t, name), soon)
+			select {
+			case <-l.began:
+				require.Positive(t, got.Sub(etcdtest.ReceiveWithin(t, l.over, soon)))
+			default:
+			}
+			require.NoError(t, p.Process.Signal(unix.SIGCONT))
+			require.Equal(t, 74, p.status(t))
+		})
+	}
 }

@@ -38,9 +38,6 @@ const (
 
 // authFlags have etcd sign tokens with a key of the campaign's own.
 func (c *campaign) authFlags() (flags []string, err error) {
-	if c.dir, err = os.MkdirTemp("", "locker-faults-"); err != nil {
-		return nil, err
-	}
 	key := filepath.Join(c.dir, "key")
 	return []string{"--bcrypt-cost=4", "--auth-token=jwt,sign-method=HS256,priv-key=" + key + ",ttl=" + tokenLife.String()},
 		os.WriteFile(key, []byte(rand.Text()), 0o600)

@@ -39,7 +39,8 @@ type campaign struct {
 	began   instant       // what is printed counts from here
 
 	user      string // "": etcd asks nobody who he is
-	dir       string // of the key that signs tokens
+	dir       string // of the key that signs tokens, and of the command locker
+	life      life
 	cluster   *etcdtest.Cluster
 	etcd      *clientv3.Client // an operator's, with a way of its own
 	observer  *observer
@@ -123,6 +124,9 @@ func (c *campaign) nextNumber() int {
 
 // setUp starts the cluster, and makes the ways to it.
 func (c *campaign) setUp(ctx context.Context) (err error) {
+	if err := c.prepareRuns(); err != nil {
+		return err
+	}
 	options := etcdtest.Options{Partitions: true, Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond}
 	if c.user != "" {
 		if options.Flags, err = c.authFlags(); err != nil {
@@ -187,7 +191,7 @@ func (c *campaign) close() error {
 	if c.observer != nil {
 		c.observer.close()
 	}
-	var errs []error
+	errs := []error{c.life.close()}
 	if c.etcd != nil {
 		errs = append(errs, c.etcd.Close())
 	}
@@ -232,6 +236,7 @@ func (c *campaign) finish() error {
 	if err := c.look("at the end", true); err != nil {
 		return err
 	}
+	c.lookForProcesses()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	last, err := c.etcd.Put(ctx, prefix+"end", "end")

@@ -28,6 +28,7 @@ type config struct {
 	Seed      uint64 // of the script
 	Value     string // begins every value of this process
 	Hot, Cold []string
+	Program   string // `locker`; "": there is none
 }
 
 // client is a client process.
@@ -129,7 +130,7 @@ func (c *client) connect() *user {
 	}
 }
 
-// What runs in a client process: goroutines that use locks, and such as only watch.
+// What runs in a client process: goroutines that use locks, one that has jobs run under `locker run`, and such as only watch.
 const (
 	workers  = 4
 	watchers = 1
@@ -144,6 +145,8 @@ func (u *user) work(closing <-chan struct{}) {
 	}
 	if l, ok := u.subject.(lockers); ok {
 		rng := rand.New(rand.NewPCG(u.cfg.Seed, workers))
+		runner := &worker{user: u, rng: rand.New(rand.NewPCG(u.cfg.Seed, workers+1))}
+		working.Go(func() { runner.repeat(runner.underRun) })
 		for range watchers {
 			name := u.cfg.Hot[rng.IntN(len(u.cfg.Hot))]
 			watching.Go(func() { u.followToTheEnd(l, name, closing) })

@@ -33,7 +33,7 @@ func (j *judgement) interference(t *tenure) (cause *fault) {
 func slack(by *incarnation, from, to instant) time.Duration { return span{from, to}.total(by.stalls) }
 
 // enough is how long the renewal of a lease may be impossible at most, so that the lease lives: with an interval of a
-// third of the TTL and a margin of a tenth there is more than half a TTL for new tries.
+// third of the TTL and a margin of a tenth there is more than half a TTL for new tries. A run gives up earlier, by its grace.
 const enough = ttl / 4
 
 // reason says why a lock was lost by its deadline; "" when there was none.
@@ -42,9 +42,12 @@ func (j *judgement) reason(t *tenure) string {
 	if cause := j.interference(t); cause != nil {
 		return cause.kind
 	}
+	if h.struck.how != "" && h.struck.at < h.last.add(prompt) {
+		return h.struck.how
+	}
 	before := span{h.last.add(-ttl), h.end}
 	for _, f := range j.c.faults.all {
-		if f.lane == clients.name && f.slot == h.by.slot && f.kind != cutConnections && f.overlaps(before) {
+		if f.lane == clients.name && f.strikes(h.operation) && f.kind != cutConnections && f.overlaps(before) {
 			return f.kind
 		}
 		if f.kind == quorumLost && f.overlaps(before) {
@@ -52,9 +55,9 @@ func (j *judgement) reason(t *tenure) string {
 		}
 	}
 	switch {
-	case before.total(j.outages) > enough:
+	case before.total(j.outages) > enough-h.grace/2:
 		return "no quorum answered"
-	case before.total(h.by.stalls) > enough:
+	case before.total(j.stalls(h.operation)) > enough-h.grace/2:
 		return "the machine was too busy"
 	}
 	// The loss of one lock can be the loss of the session: whatever took a key of the same lease explains both.

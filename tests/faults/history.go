@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"sync"
+	"time"
 )
 
 // incarnation is one client process, from its start to its end.
@@ -31,6 +32,16 @@ type operation struct {
 	closing    *operation // of one that made a client: the end of that
 	under      *operation // of a guarded write: that took the lock
 	with       *operation // the other of a DoAll
+
+	// Of a run.
+	grace  time.Duration
+	struck strike
+}
+
+// strike is what a worker did to a run of its own.
+type strike struct {
+	how string // "": nothing
+	at  instant
 }
 
 // hold is a lock that a client knew it had.
@@ -73,7 +84,7 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 	defer h.mu.Unlock()
 	switch r.Kind {
 	case called:
-		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until, via: by.ops[r.Via]}
+		op := &operation{by: by, what: r.What, name: r.Name, value: r.Value, call: r.At, until: r.Until, via: by.ops[r.Via], grace: r.Grace}
 		by.ops[r.Op] = op
 		h.ops = append(h.ops, op)
 		if op.what == bothThen {
@@ -103,6 +114,9 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		case op.watches() || op.what == leads:
 			op.until = r.From
 		}
+		if op.what == runs && r.Outcome == ok {
+			op.until = r.From
+		}
 		if hold := h.holds[by.ops[r.Of]]; hold != nil && r.Outcome == lost {
 			hold.lost = true
 		}
@@ -113,6 +127,8 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		if c := hold.closed(); c != nil && !hold.lost && (hold.release == nil || hold.release.call > c.call) {
 			hold.release = c
 		}
+	case struck:
+		by.ops[r.Op].struck = strike{r.What, r.At}
 	case told:
 		op := by.ops[r.Op]
 		op.told = append(op.told, r.Value)
@@ -172,9 +188,9 @@ func (o *operation) releases() bool {
 	return o.unlocks() || o.what == again || o.what == "push" || o.what == "quit" || o.what == "done"
 }
 
-// inside says whether an operation runs a function while the lock is held, which sees no Report.
+// inside says whether an operation runs a function, or a job, while the lock is held, which sees no Report.
 func (o *operation) inside() bool {
-	return o.what == "do" || o.what == both || o.what == bothThen || o.what == reigns
+	return o.what == "do" || o.what == both || o.what == bothThen || o.what == reigns || o.what == runs
 }
 
 // wants says whether an operation may have the lock put in etcd.

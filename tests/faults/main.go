@@ -28,6 +28,14 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 3 && os.Args[1] == jobCommand {
+		status, err := runJob(os.Args[2:])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "job:", err)
+			os.Exit(1)
+		}
+		os.Exit(status)
+	}
 	length := flag.Duration("for", time.Minute, "how long faults are injected")
 	seed := flag.Uint64("seed", 0, "of the schedule; 0 draws one")
 	rtt := flag.Duration("rtt", 0, "round trip from the clients to the members while the network has no fault")

@@ -110,11 +110,11 @@ func inOrder(changes []porcupine.Operation) []porcupine.Operation {
 // or to give it back: it cannot know yet what will come of that. Or another has it, and does not know yet that somebody
 // has taken it away.
 func (j *judgement) busy(op *operation) bool {
-	if op.reads() {
+	if op.reads() || op.what == runs { // which is a client of its own
 		return false
 	}
 	if slices.ContainsFunc(j.holds[op.name], func(h *hold) bool {
-		return h.by == op.by && h.call <= op.ret && (h.end == 0 || h.end >= op.call)
+		return h.by == op.by && h.what != runs && h.call <= op.ret && (h.end == 0 || h.end >= op.call)
 	}) {
 		return true
 	}
@@ -123,7 +123,7 @@ func (j *judgement) busy(op *operation) bool {
 		if o.what == "push" || o.what == "quit" {
 			end = end.add(timeout) // what was received from quit is carried out in the background
 		}
-		return o != op && o.by == op.by && (o.wants() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
+		return o != op && o.by == op.by && o.what != runs && (o.wants() || o.releases()) && o.call <= op.ret && (o.ret == 0 || end >= op.call)
 	})
 }
 
@@ -207,6 +207,9 @@ func (j *judgement) ending(t *tenure) {
 		t.endFrom = max(t.from, h.release.call) // a Close may have begun before
 	case h.lost:
 		t.endFrom = max(t.from, h.last) // its process may have been stopped before it could look even once
+	case h.what == runs:
+		// Its client process was killed: the job may have ended by itself before that, and nobody could tell.
+		t.endFrom = max(t.from, h.ret)
 	case h.by.killed != 0:
 		t.endFrom = h.by.killed
 		if c := h.closed(); c != nil { // and had no time to tell what came of it

@@ -40,6 +40,7 @@ func (c *campaign) spawn(s *slot, number int) error {
 	cmd := exec.Command(self, clientCommand)
 	cmd.Stderr = os.Stderr
 	dieWithParent(cmd)
+	cmd.ExtraFiles = []*os.File{c.life.in}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -71,6 +72,7 @@ func (c *campaign) spawn(s *slot, number int) error {
 	cfg := config{
 		Subject: c.subject, Endpoints: endpoints, User: c.user, TTL: ttl, Timeout: timeout,
 		Seed: c.seed<<16 + uint64(number), Value: fmt.Sprintf("p%d", number), Hot: c.hot, Cold: c.cold,
+		Program: c.program(),
 	}
 	if number%2 == 1 && c.subject == ours {
 		cfg.Prefix, cfg.Hot, cfg.Cold = prefix, below(prefix, c.hot), below(prefix, c.cold)

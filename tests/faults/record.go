@@ -57,6 +57,8 @@ type record struct {
 	Lost    bool    `json:"lost,omitempty"`  // end: though it was not released
 	Cause   string  `json:"cause,omitempty"` // end: that its Report gives
 
+	Grace time.Duration `json:"grace,omitempty"` // call: of a run
+
 	Vitals *vitals `json:"vitals,omitempty"`
 }
 
@@ -65,6 +67,7 @@ const (
 	called   = "call"   // an operation begins
 	returned = "return" // and ends
 	ended    = "end"    // a hold is over
+	struck   = "strike" // a run is about to be struck by its worker, in the way that What says
 	wrote    = "write"  // a holder writes to the store; At is when it looked whether it holds
 	told     = "value"  // a Watch has told a value
 	stalled  = "stall"  // the process did not run for a while

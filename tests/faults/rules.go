@@ -105,6 +105,7 @@ func judge(c *campaign) *judgement {
 		j.guardsHold()
 		j.takenInOrder()
 		j.leadersLead()
+		j.statusesAreTrue()
 		j.closedByClose()
 		j.watchesTellTheTruth()
 		j.silentWatchesMove()
@@ -137,7 +138,7 @@ func (j *judgement) oneOwner(name string) {
 					h.by.number, h.token, h.last.sub(n.ret), n.by.number, n.token)
 				break
 			}
-			if h.lost && h.last.add(lead) > n.ret {
+			if h.deprived() && h.last.add(lead) > n.ret {
 				j.violate("told too late", name, n.ret, "p%d believed in token %d until %v before p%d got token %d",
 					h.by.number, h.token, n.ret.sub(h.last), n.by.number, n.token)
 				break
@@ -193,7 +194,8 @@ func (j *judgement) tokensGrow(name string) {
 func (j *judgement) nobodyStranded(name string) {
 	tenures := j.tenures[name]
 	for _, op := range j.byName[name] {
-		if op.outcome != expired || !op.wants() || op.what == bothThen { // which waits for the first of the two, before
+		if op.outcome != expired || !op.wants() || op.what == bothThen || // which waits for the first of the two, before
+			op.struck.how != "" {
 			continue
 		}
 		for i := 0; i <= len(tenures); i++ {
@@ -205,7 +207,7 @@ func (j *judgement) nobodyStranded(name string) {
 				free.to = tenures[i].from
 			}
 			free.from, free.to = max(free.from, op.call), min(free.to, op.ret)
-			if free.to.sub(free.from) > ttl/3+2*time.Second && !j.troubled(op.by, free) {
+			if free.to.sub(free.from) > ttl/3+2*time.Second && !j.troubled(op, free) && !j.behindStruck(name, free) {
 				j.violate("stranded waiter", name, free.to, "p%d waited %v for a free lock", op.by.number, free.to.sub(free.from))
 			}
 		}
@@ -213,10 +215,10 @@ func (j *judgement) nobodyStranded(name string) {
 }
 
 // troubled says whether anything was wrong, for a client, in a time or shortly before.
-func (j *judgement) troubled(by *incarnation, s span) bool {
+func (j *judgement) troubled(op *operation, s span) bool {
 	s.from = s.from.add(-ttl)
-	return s.total(j.outages) > 0 || s.total(by.stalls) > 0 || slices.ContainsFunc(j.c.faults.all, func(f *fault) bool {
-		return !f.missed && !slices.Contains(unnoticed, f.kind) && (f.slot == -1 || f.slot == by.slot) && f.overlaps(s)
+	return s.total(j.outages) > 0 || s.total(j.stalls(op)) > 0 || slices.ContainsFunc(j.c.faults.all, func(f *fault) bool {
+		return !f.missed && !slices.Contains(unnoticed, f.kind) && (f.slot == -1 || f.strikes(op)) && f.overlaps(s)
 	})
 }
 
@@ -272,7 +274,10 @@ func (j *judgement) errorsHaveReasons() {
 		if op.outcome != failed || op.what == guarded { // which is sent by etcd's own client
 			continue
 		}
-		if strings.Contains(op.err, "compacted") || !j.troubled(op.by, span{op.call, op.ret}) {
+		if op.struck.how != "" { // before its job had begun
+			continue
+		}
+		if strings.Contains(op.err, "compacted") || !j.troubled(op, span{op.call, op.ret}) {
 			j.violate("error without a reason", op.name, op.ret, "%s of p%d: %s", op.what, op.by.number, op.err)
 		}
 	}

@@ -129,6 +129,21 @@ func (s *scene) gave(by *incarnation, from, to int, token int64) {
 	s.over(by, op, to-10, false)
 }
 
+// ran is a run whose job has begun.
+func (s *scene) ran(by *incarnation, from int, token int64, grace int) int {
+	value := fmt.Sprint("v", token)
+	s.etcd(from+5, token, value)
+	return s.did(by, runs, from, from+10, record{Value: value, Outcome: ok, Token: token, Until: at(from + 20_000), From: at(from + 7500),
+		Grace: time.Duration(at(grace))})
+}
+
+// jobOver is the end of a job, which was killed or has ended by itself, and the answer of `locker run`.
+func (s *scene) jobOver(by *incarnation, op, last, exit int, killed bool, answer record) {
+	answer.Of, answer.Until = op, at(last+10_500)
+	s.did(by, "done", last, exit, answer)
+	s.history.add(by, record{Kind: ended, Op: op, From: at(last), At: at(last), Lost: killed})
+}
+
 func (s *scene) fault(kind string, from, to int) *fault {
 	f := &fault{lane: "test", kind: kind, span: span{at(from), at(to)}, slot: -1, name: "n"}
 	s.faults.all = append(s.faults.all, f)
@@ -628,6 +643,124 @@ func TestRules(t *testing.T) {
 		{"a Lead that waits for what is free", func(s *scene) {
 			s.did(s.client(), leads, 100, 5000, record{Value: "leader", Outcome: expired, From: at(5000)})
 		}, []string{"stranded waiter"}},
+		{"a job that ends by itself", func(s *scene) {
+			a, b := s.client(), s.client()
+			op := s.ran(a, 100, 10, 300)
+			s.etcd(205, 11, "")
+			s.jobOver(a, op, 200, 220, false, record{Outcome: ok})
+			s.gave(b, 200, 300, 20)
+		}, nil},
+		{"a job that lives on", func(s *scene) {
+			a, b := s.client(), s.client()
+			op := s.ran(a, 100, 10, 300)
+			s.history.add(a, record{Kind: struck, What: runKilled, Op: op, At: at(1000)})
+			s.etcd(4000, 11, "")
+			s.history.add(a, record{Kind: ended, Op: op, From: at(4100), At: at(4100), Lost: true})
+			s.gave(b, 3990, 4200, 20)
+		}, []string{"key gone without a cause", "not linearizable", "two owners"}},
+		{"a job that is killed late", func(s *scene) {
+			a, b := s.client(), s.client()
+			op := s.ran(a, 100, 10, 300)
+			s.history.add(a, record{Kind: struck, What: runStopped, Op: op, At: at(1000)})
+			s.etcd(4000, 11, "")
+			s.jobOver(a, op, 3900, 5500, true, record{Outcome: lost})
+			s.gave(b, 3990, 4200, 20)
+		}, []string{"told too late"}},
+		{"a job that is killed in time", func(s *scene) {
+			a, b := s.client(), s.client()
+			op := s.ran(a, 100, 10, 300)
+			s.history.add(a, record{Kind: struck, What: runStopped, Op: op, At: at(1000)})
+			s.etcd(4000, 11, "")
+			s.jobOver(a, op, 3700, 5500, true, record{Outcome: lost})
+			s.gave(b, 3990, 4200, 20)
+		}, nil},
+		{"a job that ends when it is told to, and the lock is given back", func(s *scene) {
+			a, b := s.client(), s.client()
+			op := s.ran(a, 100, 10, 1000)
+			s.fault(quorumLost, 1000, 3000)
+			s.etcd(3005, 11, "")
+			s.jobOver(a, op, 3000, 3010, false, record{Outcome: lost})
+			s.gave(b, 3002, 3100, 20)
+		}, nil},
+		{"a job that outlives locker run", func(s *scene) {
+			a := s.client()
+			op := s.ran(a, 100, 10, 300)
+			s.etcd(205, 11, "")
+			s.did(a, "done", 200, 220, record{Outcome: ok, Of: op, Until: at(10_000)})
+			s.history.add(a, record{Kind: ended, Op: op, From: at(230), At: at(230)})
+		}, []string{"held after its release"}},
+		{"an exit status that hides what became of the job", func(s *scene) {
+			a := s.client()
+			s.fault(quorumLost, 50, 3000)
+			op := s.ran(a, 100, 10, 300)
+			s.etcd(3500, 11, "")
+			s.jobOver(a, op, 3000, 3010, true, record{Outcome: failed, Error: wrongStatus + " 0"})
+		}, []string{"wrong exit status"}},
+		{"a run whose client is frozen", func(s *scene) {
+			a := s.client()
+			f := s.fault(frozenClient, 1000, 6000)
+			f.lane, f.slot = clients.name, a.slot
+			s.history.add(a, record{Kind: stalled, From: at(1000), At: at(6000)})
+			op := s.ran(a, 100, 10, 300)
+			s.etcd(3500, 11, "")
+			s.jobOver(a, op, 3000, 3010, true, record{Outcome: lost})
+			s.did(a, runs, 4000, 4100, record{Value: "v", Outcome: failed, Error: "no", Until: at(9000)})
+		}, []string{"error without a reason", "lost without a reason"}},
+		{"a run that is struck when it has lost the lock", func(s *scene) {
+			a := s.client()
+			op := s.ran(a, 100, 10, 300)
+			s.history.add(a, record{Kind: struck, What: runStopped, Op: op, At: at(3200)})
+			s.etcd(3500, 11, "")
+			s.jobOver(a, op, 3000, 9000, true, record{Outcome: lost})
+		}, []string{"lost without a reason"}},
+		{"an outage that is too long for a long grace", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.observer.up = slices.DeleteFunc(s.observer.up, func(up instant) bool { return up > at(1500) && up < at(2100) })
+			op := s.ran(a, 100, 10, 1200)
+			s.etcd(3005, 11, "")
+			s.jobOver(a, op, 3000, 3010, false, record{Outcome: lost})
+			op = s.ran(b, 3020, 20, 1200)
+			s.etcd(6005, 21, "")
+			s.jobOver(b, op, 6000, 6010, false, record{Outcome: lost})
+		}, []string{"lost without a reason"}},
+		{"an outage that is not too long for a short grace", func(s *scene) {
+			a := s.client()
+			s.observer.up = slices.DeleteFunc(s.observer.up, func(up instant) bool { return up > at(1500) && up < at(2000) })
+			op := s.ran(a, 100, 10, 200)
+			s.etcd(3005, 11, "")
+			s.jobOver(a, op, 3000, 3010, false, record{Outcome: lost})
+		}, []string{"lost without a reason"}},
+		{"a run that is killed while it waits, and those behind it", func(s *scene) {
+			a, b := s.client(), s.client()
+			op := s.did(a, runs, 100, 0, record{Value: "v", Until: at(9000)})
+			s.history.add(a, record{Kind: struck, What: runKilled, Op: op, At: at(1000)})
+			s.did(b, "wait", 500, 5000, record{Value: "w", Outcome: expired, Until: at(5000)})
+			op = s.did(a, runs, 10_000, 18_000, record{Value: "x", Outcome: failed, Error: "no", Until: at(19_000)})
+			s.history.add(a, record{Kind: struck, What: runStopped, Op: op, At: at(11_000)})
+			s.did(b, "wait", 20_000, 25_000, record{Value: "y", Outcome: expired, Until: at(25_000)})
+		}, []string{"stranded waiter"}},
+		{"a run is another client than its process", func(s *scene) {
+			a := s.client()
+			s.gave(a, 100, 200, 10)
+			s.did(a, runs, 150, 160, record{Value: "v", Outcome: denied, Until: at(9000)})
+			s.did(a, "lock", 205, 300, record{Value: "w", Outcome: failed})
+			s.fault(quorumLost, 205, 300)
+			s.did(a, runs, 210, 220, record{Value: "x", Outcome: denied, Until: at(9000)})
+		}, []string{"not linearizable"}},
+		{"a client that is killed when its job has ended", func(s *scene) {
+			a, b := s.client(), s.client()
+			s.ran(a, 100, 10, 300)
+			s.etcd(205, 11, "")
+			a.killed = at(210)
+			s.gave(b, 200, 300, 20)
+		}, nil},
+		{"a run that begins late", func(s *scene) {
+			a := s.client()
+			s.etcd(9105, 10, "v10")
+			op := s.did(a, runs, 100, 9110, record{Value: "v10", Outcome: ok, Token: 10, Until: at(20_000), From: at(7600)})
+			s.etcd(9205, 11, "")
+			s.jobOver(a, op, 9200, 9210, false, record{Outcome: ok})
+		}, []string{"call ended late"}},
 		{"the network is no excuse", func(s *scene) {
 			a := s.client()
 			for _, k := range network.kinds {

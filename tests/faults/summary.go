@@ -68,6 +68,10 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 			refused++
 		}
 	}
+	if leads := j.deathsBefore(); len(leads) > 0 {
+		fmt.Fprintf(t, "\njobs that lost their lock were dead before the next owner by: %v at least, median %v, of %d\n",
+			leads[0].Round(time.Millisecond), leads[len(leads)/2].Round(time.Millisecond), len(leads))
+	}
 	fmt.Fprintf(t, "\nwrites to the guarded store: %d, of former owners refused: %d\n", len(c.history.writes), refused)
 	c.silences(t)
 	for _, by := range c.incarnations {
@@ -136,6 +140,9 @@ func table(w io.Writer, title string, counts map[string]int) {
 func brief(err string) string {
 	if i := strings.Index(err, "\": "); i >= 0 {
 		err = err[i+len("\": "):] // the lock's name
+	}
+	if i := strings.Index(err, "]: "); i >= 0 {
+		err = err[i+len("]: "):] // the endpoints
 	}
 	if i := strings.Index(err, "last attempt: "); i >= 0 {
 		err = strings.TrimSuffix(err[i+len("last attempt: "):], ")")

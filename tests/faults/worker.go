@@ -20,14 +20,21 @@ type worker struct {
 	rng *rand.Rand
 }
 
-func (w *worker) run() {
-	own, _ := w.subject.(lockers) // what only locker has is left out of other subjects' scripts
+// repeat does something again and again, until the work ends.
+func (w *worker) repeat(do func()) {
 	for {
 		select {
 		case <-w.stop:
 			return
 		case <-time.After(w.upTo(40 * time.Millisecond)):
+			do()
 		}
+	}
+}
+
+func (w *worker) run() {
+	own, _ := w.subject.(lockers) // what only locker has is left out of other subjects' scripts
+	w.repeat(func() {
 		dice := w.rng.IntN(100)
 		switch {
 		case dice < 40:
@@ -49,7 +56,7 @@ func (w *worker) run() {
 		default:
 			w.visit()
 		}
-	}
+	})
 }
 
 func (w *worker) upTo(d time.Duration) time.Duration {
