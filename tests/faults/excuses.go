@@ -3,8 +3,8 @@ package main
 import "time"
 
 // lateRevocation is how long after its resumption a paused leader may still revoke leases that are none of its business
-// any more.
-const lateRevocation = 3 * time.Second
+// any more: it looks for those every half second, until it hears of its successor.
+const lateRevocation = time.Second
 
 // interference is the fault that took a tenure's key away before its holder gave it back or could know: an outsider's
 // doing, or a lease that etcd itself revoked after its leader had been paused. nil: none.
@@ -33,8 +33,9 @@ func (j *judgement) interference(t *tenure) (cause *fault) {
 func slack(by *incarnation, from, to instant) time.Duration { return span{from, to}.total(by.stalls) }
 
 // enough is how long the renewal of a lease may be impossible at most, so that the lease lives: with an interval of a
-// third of the TTL and a margin of a tenth there is more than half a TTL for new tries.
-const enough = ttl / 4
+// third of the TTL and a margin of a tenth there is more than half a TTL for new tries, and half a second of it may go by
+// until there is a connection again.
+const enough = ttl/2 - 500*time.Millisecond
 
 // reason says why a lock was lost by its deadline; "" when there was none.
 func (j *judgement) reason(t *tenure) string {
