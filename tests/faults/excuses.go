@@ -3,8 +3,8 @@ package main
 import "time"
 
 // lateRevocation is how long after its resumption a paused leader may still revoke leases that are none of its business
-// any more.
-const lateRevocation = 3 * time.Second
+// any more: it looks for those every half second, until it hears of its successor.
+const lateRevocation = time.Second
 
 // interference is the fault that took a tenure's key away before its holder gave it back or could know: an outsider's
 // doing, or a lease that etcd itself revoked after its leader had been paused. nil: none.
@@ -32,9 +32,10 @@ func (j *judgement) interference(t *tenure) (cause *fault) {
 // slack is how long a process did not run within a time: what it was late by then was not the library's doing.
 func slack(by *incarnation, from, to instant) time.Duration { return span{from, to}.total(by.stalls) }
 
-// enough is how long the renewal of a lease may be impossible at most, so that the lease lives: with an interval of a
-// third of the TTL and a margin of a tenth there is more than half a TTL for new tries. A run gives up earlier, by its grace.
-const enough = ttl / 4
+// enough is how long the renewal of a hold's lease may be impossible at most, so that the lease lives: with an interval of a
+// third of the TTL and a margin of a tenth there is more than half a TTL for new tries, and half a second of it may go by
+// until there is a connection again. A run gives up earlier, by its grace.
+func enough(h *hold) time.Duration { return max(0, ttl/2-500*time.Millisecond-h.grace) }
 
 // reason says why a lock was lost by its deadline; "" when there was none.
 func (j *judgement) reason(t *tenure) string {
@@ -55,9 +56,9 @@ func (j *judgement) reason(t *tenure) string {
 		}
 	}
 	switch {
-	case before.total(j.outages) > enough-h.grace/2:
+	case before.total(j.outages) > enough(h):
 		return "no quorum answered"
-	case before.total(j.stalls(h.operation)) > enough-h.grace/2:
+	case before.total(j.stalls(h.operation)) > enough(h):
 		return "the machine was too busy"
 	}
 	// The loss of one lock can be the loss of the session: whatever took a key of the same lease explains both.

@@ -17,9 +17,10 @@ import (
 const (
 	// lead is how long before the next owner's success a holder must have been told of its loss.
 	lead = 200 * time.Millisecond
-	// grace is what a call may take beyond the client's timeout, and prompt beyond its ctx.
-	grace  = 500 * time.Millisecond
-	prompt = 100 * time.Millisecond
+	// grace is what a call may take beyond the client's timeout, and prompt beyond its ctx, the time apart in which its process
+	// did not run. Both are less than what is promised, where that time counts.
+	grace  = 100 * time.Millisecond
+	prompt = 50 * time.Millisecond
 	// checkTimeout bounds porcupine's search for one name, and with it the memory for what it has seen: some 400 MB a second.
 	checkTimeout = 10 * time.Second
 )

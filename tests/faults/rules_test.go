@@ -281,7 +281,7 @@ func TestRules(t *testing.T) {
 			s.did(a, "get", 210, 220, record{Value: "v10", Outcome: ok})
 		}, []string{"not linearizable"}},
 		{"a call that takes too long", func(s *scene) {
-			s.did(s.client(), "lock", 100, 6000, record{Value: "v", Outcome: denied})
+			s.did(s.client(), "lock", 100, 5250, record{Value: "v", Outcome: denied})
 			s.gave(s.client(), 100, 6000, 10)
 		}, []string{"call ended late"}},
 		{"its process was stopped", func(s *scene) {
@@ -291,7 +291,7 @@ func TestRules(t *testing.T) {
 			s.gave(s.client(), 100, 6000, 10)
 		}, nil},
 		{"a wait that does not end with its ctx", func(s *scene) {
-			s.did(s.client(), "wait", 100, 1150, record{Value: "v", Outcome: expired, Until: at(1000)})
+			s.did(s.client(), "wait", 100, 1075, record{Value: "v", Outcome: expired, Until: at(1000)})
 		}, []string{"call ended late"}},
 		{"a wait that was stopped before it began", func(s *scene) {
 			s.did(s.client(), "wait", 1500, 1550, record{Value: "v", Outcome: expired, Until: at(1000)})

@@ -16,6 +16,8 @@ import (
 const (
 	// runs is the operation that runs a job under `locker run`. The job believes in the lock as long as any process of it lives.
 	runs = "run"
+	// starting is what it takes of a busy machine to start a process, or two, and to end them.
+	starting = 500 * time.Millisecond
 	// dialTimeout bounds what `locker run` takes to connect.
 	dialTimeout = 2 * time.Second
 )
@@ -73,7 +75,7 @@ func (w *worker) underRun() {
 // limit is when the job has begun at the latest: `locker run` connects, has a lease granted, and takes the lock. If it is not to be,
 // two more requests may follow: who has the lock, and the end of the lease.
 func (w *worker) limit(r *running) instant {
-	limit := r.called.add(grace + dialTimeout + w.cfg.Timeout + cmp.Or(r.patience, w.cfg.Timeout))
+	limit := r.called.add(starting + dialTimeout + w.cfg.Timeout + cmp.Or(r.patience, w.cfg.Timeout))
 	if r.strike == runStopped && r.early {
 		limit = limit.add(r.pause)
 	}
@@ -242,7 +244,7 @@ const comesFree = "come free at the end of their lease"
 // tellEnd tells of the end of a job. If that has ended by itself, the release began then.
 func (w *worker) tellEnd(r *running) {
 	if r.cmd.ProcessState.Exited() || r.ended != 0 {
-		limit := r.last.add(2*w.cfg.Timeout + grace)
+		limit := r.last.add(2*w.cfg.Timeout + starting)
 		if r.strike == runStopped {
 			limit = limit.add(r.pause)
 		}

@@ -14,7 +14,7 @@ import (
 
 // The etcd client is closed before the locker on it: no call waits for an answer that cannot come any more.
 func TestEtcdClientIsClosedFirst(t *testing.T) {
-	const atOnce = 2 * time.Second // the timeout of the client is 5 s
+	const atOnce = 500 * time.Millisecond // the timeout of the client is 5 s
 	etcd := connect(t, configs["NewFromClient"](machines))
 	c, err := locker.NewFromClient(context.Background(), etcd, 60)
 	require.NoError(t, err)

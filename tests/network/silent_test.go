@@ -53,7 +53,7 @@ func TestHandOversGoOnWithoutOneMember(t *testing.T) {
 			silent := turns()
 			ratio := float64(silent) / float64(well)
 			t.Logf("%d turns with all members, %d with one silent: %.2f", well, silent, ratio)
-			assert.GreaterOrEqual(t, ratio, 0.1)
+			assert.GreaterOrEqual(t, ratio, 0.25)
 		})
 	}
 }
@@ -84,7 +84,7 @@ func testSilentWatchOfAWaiter(t *testing.T, n far, config clientv3.Config) {
 	require.NoError(t, receive(t, reports, soon).Err)
 	took := time.Since(start)
 	t.Logf("the waiter had the lock %v after its release", took)
-	assert.Less(t, took, 5*time.Second)
+	assert.Less(t, took, 2500*time.Millisecond)
 }
 
 // The member that serves the watch of a held key goes silent, and then somebody deletes the key.
@@ -113,7 +113,7 @@ func testSilentWatchOfAHolder(t *testing.T, n far, config clientv3.Config) {
 	receive(t, r.Done, soon)
 	took := time.Since(start)
 	t.Logf("the loss was noticed after %v", took)
-	assert.Less(t, took, ttl*time.Second)
+	assert.Less(t, took, ttl*time.Second/6+2500*time.Millisecond)
 	assert.False(t, r.Held())
 	n.Heal()
 	assert.ErrorIs(t, holder.Unlock(name, nil), locker.ErrLost)
@@ -158,7 +158,7 @@ func TestManyWaitersOutliveAnOutage(t *testing.T) {
 	eventually(t, "a lock is to be had", func() bool { return c.Lock(prefix, "value", nil).Msg == locker.Success })
 	first := time.Since(healed)
 	t.Logf("the last returned %v after its ctx; %d goroutines; first lock %v after the outage", took-wait, most, first)
-	assert.Less(t, took, wait+1500*time.Millisecond)
+	assert.Less(t, took, wait+500*time.Millisecond)
 	assert.Less(t, most, 3*count)
-	assert.Less(t, first, 3*time.Second)
+	assert.Less(t, first, time.Second)
 }

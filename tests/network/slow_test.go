@@ -54,7 +54,7 @@ func TestManyNamesAreWaitedForOverASlowNetwork(t *testing.T) {
 	}
 	took := time.Since(start)
 	t.Logf("%d hand-overs at once took %v", count, took)
-	assert.Less(t, took, 8*time.Second)
+	assert.Less(t, took, 2*time.Second)
 	syncutil.ForEach(held, 100, func(name string) { assert.NoError(t, far.Unlock(name, nil)) })
 }
 
@@ -114,7 +114,7 @@ func TestManyNamesAreWatchedOverASlowNetwork(t *testing.T) {
 	}
 	took := time.Since(start)
 	t.Logf("%d watches told their first value after %v", count, took)
-	assert.Less(t, took, soon)
+	assert.Less(t, took, soon/3)
 	close(quit)
 	watching.Wait()
 	for range count {

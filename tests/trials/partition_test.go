@@ -147,11 +147,14 @@ func holdLocker(t *testing.T, n etcdtest.Network, rival *rival, ttl int) *held {
 		<-r.Done
 		assert.False(t, r.Held())
 	}()
+	lost := etcdtest.FollowLoss(r.Done, r.Remaining)
+	margin := max(200*time.Millisecond, time.Duration(ttl)*time.Second/10)
 	return &held{
 		over:    over,
 		deleted: rival.deleted(t, name, r.Token),
-		take: func(context.Context) error {
+		take: func(ctx context.Context) error {
 			taken := rival.client.Lock(name, "rival", nil)
+			at := time.Now()
 			switch {
 			case taken.Msg != locker.Success:
 				return fmt.Errorf("the rival got no lock: %w", taken.Err)
@@ -159,6 +162,13 @@ func holdLocker(t *testing.T, n etcdtest.Network, rival *rival, ttl int) *held {
 				return errors.New("two owners")
 			case taken.Token <= r.Token:
 				return fmt.Errorf("token %d after %d", taken.Token, r.Token)
+			}
+			select {
+			case l := <-lost: // by the clock, which no busy machine delays
+				if lead := at.Sub(l.Deadline); lead < margin {
+					return fmt.Errorf("held until %v before another had the lock", lead)
+				}
+			case <-ctx.Done():
 			}
 			return nil
 		},
