@@ -47,11 +47,16 @@ func (f *fence) accept(front net.Listener, to int) {
 		if err != nil {
 			return
 		}
-		if from := dialler(conn, f.members); from >= 0 {
-			f.links[from][to].Serve(conn.(*net.TCPConn))
-		} else {
-			conn.Close() // its process is gone
+		from := -1
+		if f.members[to].pid.Load() != 0 { // who dials one that is dead does so all the time, and it takes long to find out who it is
+			from = dialler(conn, f.members)
 		}
+		if from >= 0 {
+			f.links[from][to].Serve(conn.(*net.TCPConn))
+			continue
+		}
+		conn.(*net.TCPConn).SetLinger(0) // refused, like by a port that nobody listens to
+		conn.Close()
 	}
 }
 

@@ -34,7 +34,7 @@ type member struct {
 	peer    string // host:port for other members
 	peerURL string // where other members dial; differs from peer with -partitions
 	frozen  bool
-	pid     atomic.Int64 // of the last process; the fence reads it from its own goroutines
+	pid     atomic.Int64 // of the process, 0 when that has ended; the fence reads it from its own goroutines
 
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd has ended
@@ -89,6 +89,7 @@ func (m *member) launch(flags []string) error {
 	go func() { // ends with the process, which close kills
 		defer close(exited)
 		cmd.Wait()
+		m.pid.Store(0)
 	}()
 	m.cmd, m.exited, m.frozen = cmd, exited, false
 	return nil
