@@ -90,7 +90,9 @@ func (k *gateKV) group(t *testing.T, c Client, names []string, calls []func()) (
 	gates.Wait()
 	for _, name := range names {
 		require.NoError(t, c.Unlock(name, nil)) // not earlier: it would join the group
+		k.mu.Lock()
 		delete(k.gates, name)
+		k.mu.Unlock()
 	}
 	return sent
 }

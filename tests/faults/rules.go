@@ -21,6 +21,8 @@ const (
 	// did not run. Both are less than what is promised, where that time counts.
 	grace  = 100 * time.Millisecond
 	prompt = 50 * time.Millisecond
+	// stranded is how long a lock may be free while somebody waits for it: a waiter looks once a second, whatever its watches say.
+	stranded = 1500 * time.Millisecond
 	// checkTimeout bounds porcupine's search for one name, and with it the memory for what it has seen: some 400 MB a second.
 	checkTimeout = 10 * time.Second
 )
@@ -35,8 +37,9 @@ type violation struct {
 type judgement struct {
 	c          *campaign
 	violations []violation
-	undecided  []string       // names that were too much for porcupine
-	losses     map[string]int // by reason
+	undecided  []string        // names that were too much for porcupine
+	losses     map[string]int  // by reason
+	waits      []time.Duration // for locks that were free, with nothing in the way
 
 	names   []string
 	byName  map[string][]*operation
@@ -195,7 +198,8 @@ func (j *judgement) tokensGrow(name string) {
 func (j *judgement) nobodyStranded(name string) {
 	tenures := j.tenures[name]
 	for _, op := range j.byName[name] {
-		if op.outcome != expired || !op.wants() || op.what == bothThen || // which waits for the first of the two, before
+		if op.outcome != expired && (op.outcome != ok || op.what == leads || op.what == runs) || !op.wants() ||
+			op.what == bothThen || // which waits for the first of the two, before
 			op.struck.how != "" {
 			continue
 		}
@@ -205,13 +209,26 @@ func (j *judgement) nobodyStranded(name string) {
 				free.from = tenures[i-1].endTo
 			}
 			if i < len(tenures) {
-				free.to = tenures[i].from
+				free.to = tenures[i].to
 			}
-			free.from, free.to = max(free.from, op.call), min(free.to, op.ret)
-			if free.to.sub(free.from) > ttl/3+2*time.Second && !j.troubled(op, free) && !j.behindStruck(name, free) {
-				j.violate("stranded waiter", name, free.to, "p%d waited %v for a free lock", op.by.number, free.to.sub(free.from))
+			from := op.call
+			if op.what == runs {
+				from = from.add(starting)
 			}
+			j.waitedFor(op, span{max(free.from, from), min(free.to, op.ret)})
 		}
+	}
+}
+
+// waitedFor judges a time in which somebody waited for a lock that was free.
+func (j *judgement) waitedFor(op *operation, free span) {
+	took := free.to.sub(free.from)
+	if took <= 0 || j.troubled(op, free) || j.behindStruck(op.name, free) {
+		return
+	}
+	j.waits = append(j.waits, took)
+	if took > stranded {
+		j.violate("stranded waiter", op.name, free.to, "p%d waited %v for a free lock", op.by.number, took)
 	}
 }
 

@@ -95,7 +95,7 @@ func (c *campaign) run(ctx context.Context, l lane) error {
 	next := l.draw(c.seed)
 	for {
 		pause, k, f := next()
-		if !sleep(ctx, pause) {
+		if !sleep(ctx, pause) || !sleep(ctx, c.lullLeft()) {
 			return nil
 		}
 		c.faults.begin(f)
@@ -106,6 +106,21 @@ func (c *campaign) run(ctx context.Context, l lane) error {
 			f.to = now()
 		})
 	}
+}
+
+// Once a minute no fault begins for a while: what is excused beside a fault, and for a TTL after it, must be right then.
+const (
+	lullEvery = time.Minute
+	lullFrom  = 35 * time.Second
+	lullTo    = 50 * time.Second
+)
+
+// lullLeft is how long it is until a fault may begin.
+func (c *campaign) lullLeft() time.Duration {
+	if at := now().sub(c.began) % lullEvery; at >= lullFrom {
+		return max(0, lullTo-at)
+	}
+	return 0
 }
 
 // sleep reports whether the time passed before ctx ended.

@@ -74,6 +74,8 @@ func (c *campaign) summarize(w io.Writer, j *judgement) {
 	}
 	fmt.Fprintf(t, "\nwrites to the guarded store: %d, of former owners refused: %d\n", len(c.history.writes), refused)
 	c.silences(t)
+	fmt.Fprintf(t, "waits for a lock that was free, with nothing in the way: %d, for %v at most\n", len(j.waits),
+		slices.Max(append(j.waits, 0)).Round(time.Millisecond))
 	for _, by := range c.incarnations {
 		if n := len(by.vitals); by.slot == spared && n > 1 {
 			first, last := by.vitals[0], by.vitals[n-2]
