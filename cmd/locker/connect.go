@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/PumpkinSeed/locker"
+	"github.com/PumpkinSeed/locker/internal/hedge"
 )
 
 // connection is how etcd is reached. Its flags and environment are those of etcdctl.
@@ -72,13 +73,23 @@ func (c *connection) connect(ctx context.Context, ttl time.Duration) (etcd *clie
 	if config.TLS, err = c.tls(endpoints); err != nil {
 		return nil, locks, err
 	}
-	if etcd, err = clientv3.New(config); err == nil {
+	if etcd, err = dial(config); err == nil {
 		if locks, err = locker.NewFromClient(ctx, etcd, int64(ttl.Seconds()), locker.WithTimeout(c.timeout)); err == nil {
 			return etcd, locks, nil
 		}
 		etcd.Close()
 	}
 	return nil, locks, c.explain(err)
+}
+
+// dial tries again what may heal: a user's token is asked of any member, and a learner among them refuses it.
+func dial(config clientv3.Config) (etcd *clientv3.Client, err error) {
+	for end := time.Now().Add(config.DialTimeout); ; time.Sleep(hedge.MinBackoff) {
+		etcd, err = clientv3.New(config)
+		if err == nil || !hedge.Classify(err).Transient || time.Now().After(end) {
+			return etcd, err
+		}
+	}
 }
 
 // disconnect gives back what is held, within the timeout.
