@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -117,7 +119,7 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		if op.what == runs && r.Outcome == ok {
 			op.until = r.From
 		}
-		if hold := h.holds[by.ops[r.Of]]; hold != nil && r.Outcome == lost {
+		if hold := h.holds[by.ops[r.Of]]; hold != nil && r.Outcome == lost && hold.meant(r.Error) {
 			hold.lost = true
 		}
 	case ended:
@@ -149,6 +151,12 @@ func (h *history) add(by *incarnation, r record) (accepted bool) {
 		by.vitals = append(by.vitals, *r.Vitals)
 	}
 	return accepted
+}
+
+// meant says whether a release that failed is that of this hold: of the two of a DoAll there is one error, in which either may be.
+func (h *hold) meant(err string) bool {
+	return h.with == nil || strings.Contains(err, "release lock "+strconv.Quote(h.name)) ||
+		strings.Contains(err, "release lock "+strconv.Quote(strings.TrimPrefix(h.name, prefix)))
 }
 
 // kill notes that a process is about to be killed.

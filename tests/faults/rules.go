@@ -21,6 +21,8 @@ const (
 	// did not run. Both are less than what is promised, where that time counts.
 	grace  = 100 * time.Millisecond
 	prompt = 50 * time.Millisecond
+	// catchUp is what a process needs for all that has become due while it did not run.
+	catchUp = 400 * time.Millisecond
 	// stranded is how long a lock may be free while somebody waits for it: a waiter looks once a second, whatever its watches say.
 	stranded = 1500 * time.Millisecond
 	// checkTimeout bounds porcupine's search for one name, and with it the memory for what it has seen: some 400 MB a second.
@@ -273,14 +275,18 @@ func (j *judgement) callsEnd() {
 		}
 		end := op.ret
 		if end == 0 {
-			if end = op.by.killed; end == 0 || limit == endless {
+			if end = op.by.killed; end == 0 || limit == endless || op.struck.how == runKilled {
 				continue // see nothingLeft
 			}
 		}
-		late := end.sub(limit) - slack(op.by, max(op.call, limit.add(-grace)), end)
+		missing := slack(op.by, max(op.call, limit.add(-grace)), end)
+		late := end.sub(limit) - missing
+		if missing > 0 {
+			late -= catchUp
+		}
 		if late > 0 {
-			j.violate("call ended late", op.name, end, "%s of p%d, called %v before, %v after its limit", op.what, op.by.number,
-				end.sub(op.call), end.sub(limit))
+			j.violate("call ended late", op.name, end, "%s of p%d, called %v before, %v after its limit, and for %v of that its process did not run",
+				op.what, op.by.number, end.sub(op.call), end.sub(limit), missing)
 		}
 	}
 }
