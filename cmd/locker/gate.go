@@ -17,8 +17,8 @@ import (
 // the guard knows the group before anything of the command runs. Nothing does if `locker run` was killed before, nor if it was
 // stopped until the locks were lost.
 
-// gated is the command line of a command with a gate, and what opens it: a deadline that has not passed. The gate inherits the file descriptor out: one of its own,
-// for those from 3 on may be meant for the command.
+// gated is the command line of a command with a gate, and what opens it: a deadline that has not passed. The gate inherits the file
+// descriptor out: one of its own, for those from 3 on may be meant for the command.
 func gated(argv []string) (cmd *exec.Cmd, out int, gate *os.File, err error) {
 	program, err := os.Executable()
 	if err != nil {
