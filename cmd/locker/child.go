@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,10 +45,10 @@ func startChild(argv, environment []string) (*child, error) {
 	return c, nil
 }
 
-// begin opens the gate.
-func (c *child) begin() {
+// begin opens the gate, if it comes before the deadline.
+func (c *child) begin(deadline time.Duration) {
 	if c.gate != nil {
-		c.gate.Write([]byte{1}) // its error is that the gate was killed
+		fmt.Fprintln(c.gate, int64(deadline)) // its error is that the gate was killed
 		c.gate.Close()
 		c.gate = nil
 	}

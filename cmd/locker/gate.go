@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,8 +17,8 @@ import (
 // the guard knows the group before anything of the command runs. Nothing does if `locker run` was killed before, nor if it was
 // stopped until the locks were lost.
 
-// gated is the command line of a command with a gate, and what opens it. The gate inherits the file descriptor out: one of its own,
-// for those from 3 on may be meant for the command.
+// gated is the command line of a command with a gate, and what opens it: a deadline that has not passed. The gate inherits the file
+// descriptor out: one of its own, for those from 3 on may be meant for the command.
 func gated(argv []string) (cmd *exec.Cmd, out int, gate *os.File, err error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -41,10 +42,15 @@ func gate(args []string) error {
 	if err != nil {
 		return usage("%s: %v", gateName, err)
 	}
-	if n, err := unix.Read(fd, make([]byte, 1)); n != 1 {
-		return fmt.Errorf("`locker run` has ended before its command began: %v", err)
+	in := os.NewFile(uintptr(fd), gateName)
+	var deadline time.Duration
+	if _, err := fmt.Fscanln(in, (*int64)(&deadline)); err != nil {
+		return fmt.Errorf("`locker run` has ended before %s began: %w", args[1], err)
 	}
-	unix.Close(fd)
+	in.Close()
+	if clock() >= deadline {
+		return failure{statusLost, fmt.Sprintf("the locks were lost before %s began", args[1])}
+	}
 	path, err := exec.LookPath(args[1])
 	if err != nil {
 		return notRun(err)

@@ -43,10 +43,10 @@ func startGuard() (*guardProcess, error) {
 	return g, nil
 }
 
-// allow lets a group run for some time more. It does not wait for a guard that does not read.
-func (g *guardProcess) allow(group int, more time.Duration) {
+// allow lets a group run until a deadline. It does not wait for a guard that does not read.
+func (g *guardProcess) allow(group int, deadline time.Duration) {
 	g.in.SetWriteDeadline(time.Now().Add(look / 10))
-	fmt.Fprintln(g.in, group, int64(clock()+more))
+	fmt.Fprintln(g.in, group, int64(deadline))
 }
 
 // stop ends the guard, and leaves the group alone.

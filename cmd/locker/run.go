@@ -99,12 +99,13 @@ func (h *held) runCommand(o runOptions, signals <-chan os.Signal) (status int, e
 	ticks := time.NewTicker(look)
 	defer ticks.Stop()
 	for {
-		remaining := h.remaining()
-		g.allow(c.group, remaining)
+		deadline := clock() + h.remaining() // in this order: if this program is stopped in between, it is the earlier for that
+		g.allow(c.group, deadline)
+		remaining := deadline - clock()
 		switch {
 		case err != nil: // it was told to end
 		case remaining > o.grace:
-			c.begin()
+			c.begin(deadline)
 		default:
 			err = failure{status: statusLost}
 			report(fmt.Errorf("the lease is not renewed: %s has %v to end", o.argv[0], remaining.Round(look)), os.Stderr)

@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -87,6 +88,28 @@ func TestLeftBehind(t *testing.T) {
 	etcdtest.ReceiveWithin(t, l.began, soon)
 	require.Positive(t, leadOf(t, l, rival(t, name)))
 	require.Equal(t, 3, p.status(t))
+}
+
+// A command does not begin after the deadline of its locks, nor when `locker run` has gone.
+func TestGate(t *testing.T) {
+	var now unix.Timespec
+	require.NoError(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &now))
+	for what, c := range map[string]struct {
+		input, says string
+		status      int
+	}{
+		"in time":            {fmt.Sprintln(now.Nano() + int64(time.Hour)), "begun", 5},
+		"too late":           {fmt.Sprintln(now.Nano()), "lost before sh began", 74},
+		"without locker run": {"", "ended before sh began", 70},
+	} {
+		t.Run(what, func(t *testing.T) {
+			gate := exec.Command(program, "gate-of-run", "0", "sh", "-c", "echo begun; exit 5")
+			gate.Stdin = strings.NewReader(c.input)
+			p := launch(t, gate, nil)
+			require.Equal(t, c.status, p.status(t))
+			require.Contains(t, p.all(t), c.says)
+		})
+	}
 }
 
 // childrenOf counts the processes that a process has started.

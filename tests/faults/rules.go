@@ -83,7 +83,7 @@ func judge(c *campaign) *judgement {
 		slices.SortFunc(j.holds[name], byToken)
 	}
 	slices.Sort(j.names)
-	for _, name := range j.names {
+	for _, name := range j.names { // all, before anything is asked of one: two locks may have been taken together
 		j.tell(name)
 	}
 	for _, name := range j.names {

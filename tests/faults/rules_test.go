@@ -600,6 +600,24 @@ func TestRules(t *testing.T) {
 			s.did(a, "done", 190, 210, record{Of: op + 1, Outcome: ok})
 			s.history.add(a, record{Kind: ended, Op: op + 1, From: at(190), At: at(195)})
 		}, []string{"one of two locks"}},
+		{"two locks, the second of which is taken away", func(s *scene) {
+			a, b := s.client(), s.client()
+			r := record{Value: "both10", Outcome: ok, Token: 10, Until: at(5100)}
+			first := s.did(a, both, 100, 120, r)
+			r.Token, r.Of = 11, first
+			second := s.on("o", a, bothThen, 100, 120, r)
+			s.etcd(105, 10, "both10")
+			s.observer.events["o"] = map[int64]event{11: {11, "both10", 7, at(110)}, 12: {12, "", 7, at(150)}}
+			f := s.fault(keyDeleted, 149, 151)
+			f.token, f.name = 11, "o"
+			s.etcd(195, 13, "")
+			s.did(a, "done", 190, 200, record{Of: first, Outcome: lost})
+			s.on("o", a, "done", 190, 200, record{Of: second, Outcome: lost})
+			for _, op := range []int{first, second} {
+				s.history.add(a, record{Kind: ended, Op: op, From: at(189), At: at(191)})
+			}
+			s.gave(b, 194, 300, 20)
+		}, nil},
 		{"a wait for the second of two locks", func(s *scene) {
 			a := s.client()
 			op := s.on("o", a, both, 100, 5000, record{Value: "v", Outcome: expired, Until: at(5000)})
