@@ -99,16 +99,9 @@ func (h *held) runCommand(o runOptions, signals <-chan os.Signal) (status int, e
 	ticks := time.NewTicker(look)
 	defer ticks.Stop()
 	for {
-		deadline := clock() + h.remaining() // in this order: if this program is stopped in between, it is the earlier for that
-		g.allow(c.group, deadline)
-		remaining := deadline - clock()
-		switch {
-		case err != nil: // it was told to end
-		case remaining > o.grace:
-			c.begin(deadline)
-		default:
+		if left, soon := h.tend(o, g, c); soon && err == nil {
 			err = failure{status: statusLost}
-			report(fmt.Errorf("the lease is not renewed: %s has %v to end", o.argv[0], remaining.Round(look)), os.Stderr)
+			report(fmt.Errorf("the lease is not renewed: %s has %v to end", o.argv[0], left.Round(look)), os.Stderr)
 			c.signal(unix.SIGTERM)
 		}
 		select {
@@ -125,6 +118,19 @@ func (h *held) runCommand(o runOptions, signals <-chan os.Signal) (status int, e
 			return status, err
 		}
 	}
+}
+
+// tend tells the guard how long the command may run, and lets it begin once it has more time than the grace. soon says that one which
+// has begun has less than that; one that has not can wait for the next renewal, or for the loss.
+func (h *held) tend(o runOptions, g *guardProcess, c *child) (left time.Duration, soon bool) {
+	deadline := clock() + h.remaining() // in this order: if this program is stopped in between, it is the earlier for that
+	g.allow(c.group, deadline)
+	left = deadline - clock()
+	if left > o.grace {
+		c.begin(deadline)
+		return left, false
+	}
+	return left, c.gate == nil
 }
 
 // environment is the command's.
