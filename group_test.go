@@ -25,23 +25,27 @@ type gateKV struct {
 	pb.KVClient
 	gates map[string]chan struct{}
 
-	mu   sync.Mutex
-	sent []int // guarded by mu
+	mu      sync.Mutex
+	sent    []int           // guarded by mu
+	arrived map[string]bool // at the gates; guarded by mu
 }
 
 // newGateKV puts a gateKV between a client and the cluster.
 func newGateKV(c Client) *gateKV {
-	kv := &gateKV{KVClient: c.queue.conn.KV, gates: map[string]chan struct{}{}}
+	kv := &gateKV{KVClient: c.queue.conn.KV, gates: map[string]chan struct{}{}, arrived: map[string]bool{}}
 	c.queue.conn.KV = kv
 	return kv
 }
 
 func (k *gateKV) Txn(ctx context.Context, req *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
 	keys := etcdfake.KeysOf(req)
+	name := strings.Join(keys, " ")
 	k.mu.Lock()
-	gate := k.gates[strings.Join(keys, " ")]
+	gate := k.gates[name]
 	if gate == nil {
 		k.sent = append(k.sent, len(keys))
+	} else {
+		k.arrived[name] = true
 	}
 	k.mu.Unlock()
 	if gate != nil {
@@ -71,7 +75,11 @@ func (k *gateKV) group(t *testing.T, c Client, names []string, calls []func()) (
 			mustLock(t, c, name, "v", nil)
 		})
 	}
-	etcdtest.Eventually(t, "all lanes are busy", func() bool { return c.commits.Busy() == groupcommit.MinLanes })
+	etcdtest.Eventually(t, "all lanes are busy", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.arrived[names[0]] && k.arrived[names[1]]
+	})
 	for _, call := range calls {
 		running.Go(call)
 	}
@@ -92,6 +100,7 @@ func (k *gateKV) group(t *testing.T, c Client, names []string, calls []func()) (
 		require.NoError(t, c.Unlock(name, nil)) // not earlier: it would join the group
 		k.mu.Lock()
 		delete(k.gates, name)
+		delete(k.arrived, name)
 		k.mu.Unlock()
 	}
 	return sent
