@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,15 +100,17 @@ func (h *held) giveBack() (lost error) {
 	for _, forget := range slices.Backward(h.forget) {
 		forget()
 	}
+	var unanswered error
 	for _, r := range slices.Backward(h.reports) {
 		err := r.Unlock()
 		if errors.Is(err, locker.ErrLost) {
 			lost = err
 		} else if err != nil {
-			break // and leave the rest to Close
+			unanswered = err
+			break // and leave the rest to Close, which has nothing to give back by a lease that is over by then
 		}
 	}
-	if err := disconnect(h.etcd, h.locks); err != nil && lost == nil {
+	if err := cmp.Or(disconnect(h.etcd, h.locks), unanswered); err != nil && lost == nil {
 		fmt.Fprintln(os.Stderr, "locker: the locks come free at the end of their lease:", strings.TrimPrefix(err.Error(), "locker: "))
 	}
 	return lost

@@ -1,6 +1,9 @@
 package main
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // lateRevocation is how long after its resumption a paused leader may still revoke leases that are none of its business
 // any more: it looks for those every half second, until it hears of its successor.
@@ -32,10 +35,16 @@ func (j *judgement) interference(t *tenure) (cause *fault) {
 // slack is how long a process did not run within a time: what it was late by then was not the library's doing.
 func slack(by *incarnation, from, to instant) time.Duration { return span{from, to}.total(by.stalls) }
 
-// enough is how long the renewal of a hold's lease may be impossible at most, so that the lease lives: with an interval of a
-// third of the TTL and a margin of a tenth there is more than half a TTL for new tries, and half a second of it may go by
-// until there is a connection again. A run gives up earlier, by its grace.
-func enough(h *hold) time.Duration { return max(0, ttl/2-500*time.Millisecond-h.grace) }
+// enough is how long the renewal of a hold's lease may be impossible at most within a time, so that the lease lives: with an interval
+// of a third of the TTL and a margin of a tenth there is more than half a TTL for new tries, and half a second of it may go by
+// until there is a connection again; more where a member is in trouble besides. A run gives up earlier, by its grace.
+func (j *judgement) enough(h *hold, s span) time.Duration {
+	enough := ttl/2 - 500*time.Millisecond
+	if slices.ContainsFunc(j.c.faults.all, func(f *fault) bool { return f.lane == members.name && f.overlaps(s) }) {
+		enough = ttl / 4
+	}
+	return max(0, enough-h.grace)
+}
 
 // reason says why a lock was lost by its deadline; "" when there was none.
 func (j *judgement) reason(t *tenure) string {
@@ -56,9 +65,9 @@ func (j *judgement) reason(t *tenure) string {
 		}
 	}
 	switch {
-	case before.total(j.outages) > enough(h):
+	case before.total(j.outages) > j.enough(h, before):
 		return "no quorum answered"
-	case before.total(j.stalls(h.operation)) > enough(h):
+	case before.total(j.stalls(h.operation)) > j.enough(h, before):
 		return "the machine was too busy"
 	}
 	// The loss of one lock can be the loss of the session: whatever took a key of the same lease explains both.

@@ -257,7 +257,9 @@ func (j *judgement) lossesHaveReasons() {
 				reason = j.reason(j.tenure(o))
 			}
 			if j.losses[reason]++; reason == "" && j.c.subject == ours {
-				j.violate("lost without a reason", name, t.known.last, "p%d lost token %d", t.known.by.number, t.token)
+				before := span{t.known.last.add(-ttl), t.known.end}
+				j.violate("lost without a reason", name, t.known.last, "p%d lost token %d; in the TTL before no quorum answered for %v, and it did not run for %v",
+					t.known.by.number, t.token, before.total(j.outages), before.total(j.stalls(t.known.operation)))
 			}
 		}
 	}
