@@ -116,3 +116,23 @@ func TestPartition_Short(t *testing.T) {
 	require.Zero(t, p.status(t))
 	require.Equal(t, "undisturbed", strings.TrimSpace(p.output.String()))
 }
+
+// Where etcd does not answer when a command has ended, `locker run` says that the lock is not free yet, also if the lease ends before
+// it gives up.
+func TestPartition_AtTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, ttl := range []string{"3s", "60s"} {
+		t.Run(ttl, func(t *testing.T) {
+			t.Parallel()
+			n := etcdtest.NewNetwork(t, machines)
+			l := newLife(t)
+			p := start(t, n.Endpoints(), "run", "-ttl", ttl, etcdtest.NewName(), "--", "sh", "-c",
+				l.script()+"trap 'exit 3' USR1; while :; do sleep 0.05; done")
+			etcdtest.ReceiveWithin(t, l.began, soon)
+			n.Swallow()
+			require.NoError(t, p.Process.Signal(unix.SIGUSR1))
+			require.Equal(t, 3, p.status(t))
+			require.Contains(t, p.output.String(), "come free at the end of their lease")
+		})
+	}
+}
