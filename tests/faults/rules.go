@@ -18,9 +18,9 @@ const (
 	// lead is how long before the next owner's success a holder must have been told of its loss.
 	lead = 200 * time.Millisecond
 	// grace is what a call may take beyond the client's timeout, and prompt beyond its ctx, the time apart in which its process
-	// did not run. Both are less than what is promised, where that time counts.
+	// did not run. The former is less than what is promised, where that time counts.
 	grace  = 100 * time.Millisecond
-	prompt = 50 * time.Millisecond
+	prompt = 100 * time.Millisecond
 	// catchUp is what a process needs for all that has become due while it did not run.
 	catchUp = 400 * time.Millisecond
 	// stranded is how long a lock may be free while somebody waits for it: a waiter looks once a second, whatever its watches say.
@@ -283,7 +283,7 @@ func (j *judgement) callsEnd() {
 		}
 		missing := slack(op.by, max(op.call, limit.add(-grace)), end)
 		late := end.sub(limit) - missing
-		if missing > 0 {
+		if missing > 0 || op.ret == 0 { // who was killed could not tell that it had not run
 			late -= catchUp
 		}
 		if late > 0 {

@@ -291,7 +291,7 @@ func TestRules(t *testing.T) {
 			s.gave(s.client(), 100, 6000, 10)
 		}, nil},
 		{"a wait that does not end with its ctx", func(s *scene) {
-			s.did(s.client(), "wait", 100, 1075, record{Value: "v", Outcome: expired, Until: at(1000)})
+			s.did(s.client(), "wait", 100, 1125, record{Value: "v", Outcome: expired, Until: at(1000)})
 		}, []string{"call ended late"}},
 		{"a wait that was stopped before it began", func(s *scene) {
 			s.did(s.client(), "wait", 1500, 1550, record{Value: "v", Outcome: expired, Until: at(1000)})
