@@ -34,9 +34,14 @@ func TestCost_HandOver(t *testing.T) {
 	t.Parallel()
 	ctx, etcd, name := testCtx(t), etcdtest.Connect(t, machines), etcdtest.NewName()
 	var sent [6]requests
+	var watches atomic.Int64
 	var clients []Client
 	for i := range sent {
-		clients = append(clients, tapped(t, machines, 60, sent[i].tap, nil))
+		clients = append(clients, tapped(t, machines, 60, sent[i].tap, func(_ string, resp *pb.WatchResponse) {
+			if resp.Created {
+				watches.Add(1)
+			}
+		}))
 	}
 	mustLock(t, clients[0], name, "v", nil)
 	turns := make([]<-chan Report, len(sent))
@@ -44,6 +49,9 @@ func TestCost_HandOver(t *testing.T) {
 		turns[i] = startLockWait(ctx, clients[i], name, "v")
 		awaitPlaces(t, etcd, name, i)
 	}
+	etcdtest.Eventually(t, "two watches of each who waits, and one more of the head of the queue", func() bool {
+		return watches.Load() == int64(2*(len(sent)-1)+1)
+	})
 	for i := range len(sent) - 1 {
 		for j := range sent {
 			unhedged(clients[j])
