@@ -59,6 +59,14 @@ func TestEnd_WhileClosing(t *testing.T) {
 		f.EndAll()
 		require.Equal(t, ErrClosed, f.End(h))
 		require.Equal(t, ErrClosed, h.Cause())
+
+		late := f.hold(t, "late", nil) // which was under way
+		released := f.Counts.Released.Load()
+		f.lease.Lose(ErrClosed)
+		f.LoseAll(f.lease)
+		require.Equal(t, ErrClosed, late.Cause())
+		require.Zero(t, f.Counts.LostLease.Load(), "nothing was lost")
+		require.Equal(t, released+1, f.Counts.Released.Load())
 	})
 }
 

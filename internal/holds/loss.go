@@ -35,7 +35,9 @@ func (t *Table) LoseAll(l *lease.Lease) {
 	for {
 		lost, more := t.loseSome(l, cause)
 		for _, h := range lost {
-			t.log.Warn("locker: lost", "name", h.Name, "token", h.Token, "cause", cause)
+			if cause != ErrClosed {
+				t.log.Warn("locker: lost", "name", h.Name, "token", h.Token, "cause", cause)
+			}
 		}
 		if !more {
 			return
@@ -67,9 +69,12 @@ func (t *Table) lose(h *Hold, cause error) bool {
 	h.lostAt = time.Now()
 	t.losses.add(h)
 	t.lost[h.Name] = h
-	if h.Lease.Context().Err() != nil {
+	switch {
+	case cause == ErrClosed: // it was taken while Close gave back all others, and goes with the lease
+		t.Counts.Released.Add(1)
+	case h.Lease.Context().Err() != nil:
 		t.Counts.LostLease.Add(1)
-	} else {
+	default:
 		t.Counts.LostKey.Add(1)
 	}
 	t.forgetOldLosses()

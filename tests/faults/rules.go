@@ -18,8 +18,8 @@ const (
 	// lead is how long before the next owner's success a holder must have been told of its loss.
 	lead = 200 * time.Millisecond
 	// grace is what a call may take beyond the client's timeout, and prompt beyond its ctx, the time apart in which its process
-	// did not run. The former is less than what is promised, where that time counts.
-	grace  = 100 * time.Millisecond
+	// did not run.
+	grace  = 500 * time.Millisecond
 	prompt = 100 * time.Millisecond
 	// catchUp is what a process needs for all that has become due while it did not run.
 	catchUp = 400 * time.Millisecond

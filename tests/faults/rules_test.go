@@ -281,7 +281,7 @@ func TestRules(t *testing.T) {
 			s.did(a, "get", 210, 220, record{Value: "v10", Outcome: ok})
 		}, []string{"not linearizable"}},
 		{"a call that takes too long", func(s *scene) {
-			s.did(s.client(), "lock", 100, 5250, record{Value: "v", Outcome: denied})
+			s.did(s.client(), "lock", 100, 5650, record{Value: "v", Outcome: denied})
 			s.gave(s.client(), 100, 6000, 10)
 		}, []string{"call ended late"}},
 		{"its process was stopped", func(s *scene) {
