@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net/http"
-	"strconv"
-	"strings"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 )
@@ -41,19 +38,12 @@ func (g *gauge) read(ctx context.Context, metric string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return metricAt(ctx, leader, metric)
+	return etcdtest.Metric(ctx, metric, leader)
 }
 
 // sum is that of a metric of all members.
-func (g *gauge) sum(ctx context.Context, metric string) (all float64, err error) {
-	for _, endpoint := range g.cli.Endpoints() {
-		v, err := metricAt(ctx, endpoint, metric)
-		if err != nil {
-			return 0, err
-		}
-		all += v
-	}
-	return all, nil
+func (g *gauge) sum(ctx context.Context, metric string) (float64, error) {
+	return etcdtest.Metric(ctx, metric, g.cli.Endpoints()...)
 }
 
 // keys is the number of keys that begin with prefix.
@@ -63,28 +53,6 @@ func (g *gauge) keys(ctx context.Context, prefix string) (int64, error) {
 		return 0, err
 	}
 	return resp.Count, nil
-}
-
-func metricAt(ctx context.Context, endpoint, metric string) (float64, error) {
-	if !strings.Contains(endpoint, "://") {
-		endpoint = "http://" + endpoint
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		if value, found := strings.CutPrefix(lines.Text(), metric+" "); found {
-			return strconv.ParseFloat(value, 64)
-		}
-	}
-	return 0, fmt.Errorf("no %s at %s: %w", metric, endpoint, lines.Err())
 }
 
 func (g *gauge) leader(ctx context.Context) (string, error) {

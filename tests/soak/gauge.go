@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/PumpkinSeed/locker/internal/etcdtest"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -32,8 +29,8 @@ func (g *gauge) sample(ctx context.Context) (s sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var errs [4]error
-	s.values[watchers], errs[0] = g.sum(ctx, "etcd_debugging_mvcc_watcher_total")
-	s.values[streams], errs[1] = g.sum(ctx, "etcd_debugging_mvcc_watch_stream_total")
+	s.values[watchers], errs[0] = etcdtest.Metric(ctx, "etcd_debugging_mvcc_watcher_total", g.cli.Endpoints()...)
+	s.values[streams], errs[1] = etcdtest.Metric(ctx, "etcd_debugging_mvcc_watch_stream_total", g.cli.Endpoints()...)
 	granted, err := g.cli.Leases(ctx)
 	if errs[2] = err; err == nil {
 		s.values[leases] = float64(len(granted.Leases))
@@ -50,38 +47,6 @@ func (g *gauge) sample(ctx context.Context) (s sample, err error) {
 	open, _ := os.ReadDir("/proc/self/fd") // nil where there is no such thing
 	s.values[files] = float64(len(open))
 	return s, errors.Join(errs[:]...)
-}
-
-// sum is that of a metric of all members.
-func (g *gauge) sum(ctx context.Context, metric string) (all float64, err error) {
-	for _, endpoint := range g.cli.Endpoints() {
-		v, err := metricAt(ctx, endpoint, metric)
-		if err != nil {
-			return 0, err
-		}
-		all += v
-	}
-	return all, nil
-}
-
-func metricAt(ctx context.Context, endpoint, metric string) (float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	req.Close = true // a connection that is kept would count as an open file, or not
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		if value, found := strings.CutPrefix(lines.Text(), metric+" "); found {
-			return strconv.ParseFloat(value, 64)
-		}
-	}
-	return 0, fmt.Errorf("no %s at %s: %w", metric, endpoint, lines.Err())
 }
 
 const (
